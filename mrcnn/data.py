@@ -377,6 +377,9 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
     which may have units of their own. With IMAGE_PERCENTILES any image becomes uint8, by its own
     percentiles and IMAGE_GAMMA (`mrcnn.utils.stretched`).
 
+    An image that `mold_image` made becomes what it was made of, with a warning: tutorials pass such
+    ones to `detect`, which in matterport's package subtracts the mean a second time.
+
     Args:
         image: [H, W] or [H, W, C].
         where: names the image in messages.
@@ -394,6 +397,9 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
         )
     range_of_whole = _RANGE_OF_WHOLE.get()
     if range_of_whole is None:
+        if _is_molded(image[:1], config) and _is_molded(image, config):
+            _warn_of_molded(where)
+            image = unmold_image(image, config)
         limits = range_of(image, config)
     else:
         (limits,) = range_of_whole
@@ -475,6 +481,38 @@ def _log_range(where: str, dtype: np.dtype, limits: tuple[float, float], finite:
         logger.warning("%s; an image is given as it is, not with its mean subtracted", text)
     else:
         logger.info("%s", text)
+
+
+# Distance from a whole number up to which a value counts as one, for the rounding of float32.
+_NEARLY_WHOLE = 0.01
+
+
+def _is_molded(image: np.ndarray, config: Config) -> bool:
+    """Whether `mold_image` made an image [H, W, C]: with its mean it is whole, in 0..255.
+
+    False where that is true without the mean, too, as with a mean of whole numbers.
+    """
+    if image.dtype not in (np.float32, np.float64) or not image.size:
+        return False
+    pixels = image * config.STD_PIXEL + config.MEAN_PIXEL
+    if not np.all(np.abs(pixels - 127.5) < 128):  # False for NaN
+        return False
+    if not np.all(np.abs(pixels - np.rint(pixels)) < _NEARLY_WHOLE):
+        return False
+    return bool(np.any(np.abs(image - np.rint(image)) > _NEARLY_WHOLE))
+
+
+_MOLDED_WARNED: list[str] = []
+
+
+def _warn_of_molded(where: str) -> None:
+    """Warns once of an image that was molded before."""
+    if not _MOLDED_WARNED:
+        _MOLDED_WARNED.append(where)
+        logger.warning(
+            "%s is molded, its mean subtracted: the mean is added again. Give images as they are",
+            where,
+        )
 
 
 _UNMOLDED_WARNED: set[str] = set()
