@@ -1561,13 +1561,11 @@ def display_weight_stats(model: MaskRCNN) -> str:
     Returns:
         the table as text.
     """
-    from mrcnn import weights
-
     table = [["WEIGHT NAME", "SHAPE", "MIN", "MAX", "STD"]]
-    for layer_name, layer in weights.layers_of(model.keras_model).items():
+    for layer in _layers_in(model.keras_model):
         for variable in layer.weights:
             values = np.asarray(variable)
-            name = f"{layer_name}/{variable.name}"
+            name = f"{layer.name}/{variable.name}"
             # Other constant weights suggest a layer that was never initialised.
             if values.min() == values.max() and variable.name not in CONSTANT_WEIGHTS:
                 name += " *** dead?"
@@ -1584,3 +1582,14 @@ def display_weight_stats(model: MaskRCNN) -> str:
                 ]
             )
     return display_table(table)
+
+
+def _layers_in(network: Any) -> list:
+    """The layers of a network, and those of the networks in it, such as the RPN, in their place."""
+    layers = []
+    for layer in network.layers:
+        if hasattr(layer, "layers"):
+            layers += _layers_in(layer)
+        else:
+            layers.append(layer)
+    return layers
