@@ -1535,11 +1535,14 @@ class Dataset:
             ValueError: no such class, or one of another source.
         """
         try:
-            info = self.class_info[operator.index(class_id)]
+            number = operator.index(class_id)
+            if number < 0:
+                raise IndexError
+            info = self.class_info[number]
         except (TypeError, IndexError):
             raise ValueError(
-                f"class_id is the model's number of a class, below {len(self.class_info)}."
-                f" Received: {class_id!r}"
+                f"class_id is the model's number of a class, below {len(self.class_info)}, of a"
+                f" crowd without its sign. Received: {class_id!r}"
             ) from None
         if info["source"] != source:
             raise ValueError(

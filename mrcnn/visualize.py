@@ -1378,14 +1378,27 @@ def plot_overlaps(
         class_names: see `class_name`.
         threshold: IoU above which a pair counts as a match.
 
+    Class ids of 0, and their rows and columns at the end of `overlaps`, are padding.
+
     Returns:
         the axes.
+
+    Raises:
+        ValueError: overlaps of fewer rows or columns.
     """
     gt_class_ids = [class_id for class_id in gt_class_ids if class_id != 0]
     pred_class_ids = [class_id for class_id in pred_class_ids if class_id != 0]
     rows = len(pred_class_ids)
     columns = len(gt_class_ids)
-    overlaps = np.asarray(overlaps).reshape(-1, columns or 1)[:rows, :columns]
+    overlaps = np.asarray(overlaps, float)
+    if not overlaps.size:
+        overlaps = np.zeros((rows, columns))
+    if overlaps.ndim != 2 or overlaps.shape[0] < rows or overlaps.shape[1] < columns:
+        raise ValueError(
+            f"overlaps are [predictions, objects], here {rows} x {columns}. "
+            f"Received: shape {overlaps.shape}"
+        )
+    overlaps = overlaps[:rows, :columns]
     ax = _pyplot_axes((max(5, 0.9 * columns), max(4, 0.5 * rows)))
     if overlaps.size:
         ax.imshow(overlaps, interpolation="nearest", cmap="Blues", vmin=0, vmax=1, aspect="auto")

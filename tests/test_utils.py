@@ -492,7 +492,7 @@ def test_an_image_without_a_path_says_what_to_do():
     assert dataset.image_reference(0) == "" and dataset.source_image_link(0) is None
 
 
-@pytest.mark.parametrize("class_id", [9, "1", None, 1.0])
+@pytest.mark.parametrize("class_id", [9, "1", None, 1.0, -1])
 def test_a_wrong_class_id_is_named(class_id):
     with pytest.raises(ValueError, match="class_id is the model's number of a class, below 4"):
         two_sources().get_source_class_id(class_id, "a")

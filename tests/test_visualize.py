@@ -415,6 +415,17 @@ def test_images_masks_and_plots():
     ) == 2
 
 
+def test_overlaps_with_padding():
+    """Of class ids with zeros at the end; the numbers were those of other pairs."""
+    overlaps = np.array([[0.1, 0.2, 0.0], [0.3, 0.9, 0.0]])
+    ax = visualize.plot_overlaps([1, 2, 0], [2, 2], [0.9, 0.8], overlaps, NAMES)
+    assert [text.get_text() for text in ax.texts] == ["0.100", "0.200", "0.300", "0.900\nmatch"]
+    with pytest.raises(ValueError, match=r"here 2 x 1. Received: shape \(1, 2\)"):
+        visualize.plot_overlaps([1], [2, 2], [0.9, 0.8], overlaps[:1, :2], NAMES)
+    with pytest.raises(ValueError, match=r"here 2 x 1. Received: shape \(2,\)"):
+        visualize.plot_overlaps([1], [2, 2], [0.9, 0.8], overlaps[:, 0], NAMES)
+
+
 @pytest.mark.long
 def test_tables(capsys, tmp_path):
     from toy import ToyConfig
