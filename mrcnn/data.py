@@ -831,6 +831,8 @@ def _load(
 ) -> tuple[np.ndarray, Masks, np.ndarray, np.ndarray | None]:
     """Loads and checks an image of a dataset with its objects.
 
+    Objects of class 0 without a pixel are left out: so datasets of 2018 return that there is none.
+
     Returns:
         image [H, W, C], masks of N objects, class_ids [N] int32, keypoints [N, K, 3] float (None
         without USE_KEYPOINTS).
@@ -855,11 +857,18 @@ def _load(
         raise DatasetError(f"an image is an array of numbers. Received: {image.dtype} for {where}")
     image = as_network_input(image, config, where)
     masks, class_ids = _load_masks(dataset, image_id, image.shape, where)
-    class_ids = _checked_class_ids(class_ids, config, where)
     points = None
     if config.USE_KEYPOINTS:
         points = _load_keypoints(dataset, config, image_id, len(class_ids))
-    return image, masks, class_ids, points
+    is_nothing = class_ids == 0
+    if is_nothing.any():
+        is_nothing &= ~_with_pixels(masks)
+    if is_nothing.any():
+        masks = masks[..., ~is_nothing]
+        class_ids = class_ids[~is_nothing]
+        if points is not None:
+            points = points[~is_nothing]
+    return image, masks, _checked_class_ids(class_ids, config, where), points
 
 
 def _load_masks(

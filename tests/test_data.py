@@ -959,3 +959,25 @@ def test_load_image_without_a_return_is_named():
     dataset.load_image = lambda image_id: None
     with pytest.raises(data.DatasetError, match="Received: None for image 0.*cv2.imread"):
         data.load_image_gt(dataset, ToyConfig(), 0)
+
+
+class WithNothing(Rectangles):
+    """As Kaggle's datasets of 2018 have it: an image without objects has one of class 0."""
+
+    def load_mask(self, image_id):
+        if image_id % 2 == 0:
+            return np.zeros((64, 64, 1), bool), np.zeros((1,), np.int32)
+        masks, class_ids = super().load_mask(image_id)
+        return np.concatenate([masks, masks[..., :1] & False], 2), [*class_ids, 0]
+
+
+def test_an_object_of_class_0_without_a_pixel_is_none():
+    """They were refused: "class ids lie in 1..2"; matterport's load_image_gt leaves them out."""
+    dataset = WithNothing(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "have an empty mask and are left out"
+        data.check_dataset(dataset, ToyConfig())
+        _, _, class_ids, boxes, masks = data.load_image_gt(dataset, ToyConfig(), 0)
+        assert class_ids.shape == (0,) and boxes.shape == (0, 4) and masks.shape == (64, 64, 0)
+        _, _, class_ids, _, masks = data.load_image_gt(dataset, ToyConfig(), 1)
+    assert class_ids.tolist() == [1, 2] and masks.shape == (64, 64, 2)
