@@ -2478,9 +2478,19 @@ def download_trained_weights(coco_model_path: str | os.PathLike, verbose: int = 
     Args:
         coco_model_path: path of the file, written atomically.
         verbose: 1 shows a progress bar.
+
+    Raises:
+        OSError: the download fails; the message names the URL and where to put the file.
     """
     progress = None
     if verbose:
         print(f"Downloading {COCO_MODEL_URL} to {coco_model_path}", file=sys.stderr)
         progress = files.progress_bar
-    files.download(COCO_MODEL_URL, coco_model_path, progress=progress)
+    try:
+        files.download(COCO_MODEL_URL, coco_model_path, progress=progress)
+    except OSError as error:
+        if error.errno in files.DISK_FULL:
+            raise
+        raise OSError(
+            f"{COCO_MODEL_URL} can't be downloaded ({error}); put the file at {coco_model_path}"
+        ) from error
