@@ -490,9 +490,11 @@ _NEARLY_WHOLE = 0.01
 def _is_molded(image: np.ndarray, config: Config) -> bool:
     """Whether `mold_image` made an image [H, W, C]: with its mean it is whole, in 0..255.
 
-    False where that is true without the mean, too, as with a mean of whole numbers.
+    False where that is true without the mean, too, as with a mean of whole numbers, and for a mean
+    of fractions, whose images are fractions, too.
     """
-    if image.dtype not in (np.float32, np.float64) or not image.size:
+    is_float = image.dtype in (np.float32, np.float64)
+    if not is_float or not image.size or np.max(config.MEAN_PIXEL) <= 1:
         return False
     pixels = image * config.STD_PIXEL + config.MEAN_PIXEL
     if not np.all(np.abs(pixels - 127.5) < 128):  # False for NaN

@@ -255,6 +255,8 @@ def test_a_molded_image_is_detected_in_as_what_it_was(toy_detector, caplog):
         assert not data._is_molded(other, config)
     whole = Config(MEAN_PIXEL=[124, 117, 104])
     assert not data._is_molded(bright.astype(np.float32), whole)  # may be either
+    halves = Config(MEAN_PIXEL=[0.5, 0.5, 0.5])
+    assert not data._is_molded(np.full(bright.shape, 0.5), halves)
 
 
 def test_values_of_the_network_follow_mean_pixel(caplog):
