@@ -259,7 +259,7 @@ def as_bytes(
     Raises:
         ValueError: limits whose low is not below high.
     """
-    image = np.asarray(image)
+    image = pixels_of(image)
     if limits is None:
         if image.dtype == np.uint8 and gamma == 1:
             return image.copy()
@@ -1886,7 +1886,7 @@ def resize_image(
         ValueError: not an image, an unknown mode, or a missing or indivisible min_dim in a mode
             that needs it.
     """
-    image = np.asarray(image)
+    image = pixels_of(image)
     _check_resizing(image, min_dim, mode)
     height, width = image.shape[:2]
     if mode == "none":

@@ -174,7 +174,7 @@ def show_image(
     """
     from matplotlib.image import PcolorImage
 
-    image = np.asarray(image)
+    image = utils.pixels_of(image)
     height, width = image.shape[:2]
     if image.ndim == 3 and not kwargs:
         if image.dtype != np.uint8 or image.shape[2] not in (3, 4):
@@ -1028,7 +1028,7 @@ def display_images(
         fonts.set_title(ax, title)
         ax.set_axis_off()
         given = image
-        image = np.asarray(image)
+        image = utils.pixels_of(image)
         if image.ndim not in (2, 3) or image.dtype.kind not in "buif":
             raise ValueError(
                 "images are [H, W] or [H, W, 3] of numbers. Received:"
@@ -1307,7 +1307,7 @@ def display_top_masks(
     Raises:
         ValueError: arrays of wrong shapes.
     """
-    image = np.asarray(image)
+    image = utils.pixels_of(image)
     class_ids = np.ravel(class_ids)
     mask = mask_math.as_dense(mask)
     if not mask.size and not len(class_ids):

@@ -864,3 +864,24 @@ def test_what_is_no_image(image):
 def test_apply_mask_of_another_size():
     with pytest.raises(ValueError, match=r"image's size, \(40, 60\). Received: \(20, 60\)"):
         visualize.apply_mask(IMAGE.copy(), MASKS[:20, :, 0], (1, 0, 0))
+
+
+def test_pictures_of_pillow_with_a_palette_are_their_colours(tmp_path):
+    """They were the places in the palette, taken for gray, without a word."""
+    from PIL import Image
+
+    from mrcnn import media
+
+    colors = np.zeros((8, 8, 3), np.uint8)
+    colors[:, 4:] = (204, 51, 0)
+    picture = Image.fromarray(colors).convert("P")
+    assert np.asarray(picture).max() < 200
+    ax = visualize.display_images([picture]).axes[0]
+    np.testing.assert_array_equal(ax.images[0].get_array(), colors)
+    figure = visualize.display_top_masks(picture, np.zeros((8, 8, 0)), [], NAMES)
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), colors)
+    np.testing.assert_array_equal(shown(visualize.draw_boxes(picture, [[1, 1, 3, 3]])), colors)
+    np.testing.assert_array_equal(utils.as_bytes(picture), colors)
+    np.testing.assert_array_equal(utils.resize_image(picture, mode="none")[0], colors)
+    media.write_image(tmp_path / "x.png", picture)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "x.png"), colors)
