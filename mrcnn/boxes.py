@@ -17,9 +17,9 @@ Array = Any
 
 
 def exact(boxes: Array) -> np.ndarray:
-    """Boxes [..., 4] as floats: integers become float64, since areas overflow int32."""
+    """Boxes [..., 4] as floats: integers and float16 become float64, since areas overflow them."""
     boxes = np.asarray(boxes)
-    if boxes.dtype.kind == "f":
+    if boxes.dtype in (np.float32, np.float64):
         return boxes
     return boxes.astype(np.float64)
 

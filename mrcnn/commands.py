@@ -531,10 +531,7 @@ def fetch_coco_weights() -> str:
         except OSError as error:
             if error.errno in files.DISK_FULL:
                 raise
-            raise OSError(
-                f"{utils.COCO_MODEL_URL} can't be downloaded ({error}); put the file at {path}, or"
-                " name another one with --weights"
-            ) from error
+            raise OSError(f"{error}, or name another one with --weights") from error
     return str(path)
 
 

@@ -86,7 +86,7 @@ def _is_column(images):
 
 
 def as_array(image: Any, where: str) -> np.ndarray:
-    """An image as an array [H, W] or [H, W, C]; Pillow's of any mode becomes RGB.
+    """An image as an array [H, W] or [H, W, C], see `utils.pixels_of`.
 
     Raises:
         ValueError: a path, None, a row of an image, or another value.
@@ -102,10 +102,8 @@ def as_array(image: Any, where: str) -> np.ndarray:
             f"An image is an array. Received: {where} is None, which cv2.imread gives for a file "
             "that it can't read"
         )
-    if hasattr(image, "getbands"):  # Pillow's
-        return utils.read_pillow(image)
     try:
-        array = np.asarray(image)
+        array = utils.pixels_of(image)
     except (ValueError, TypeError) as error:
         raise ValueError(f"An image is an array. Received: {where}: {error}") from error
     if array.ndim == 1 or (array.ndim == 2 and array.shape[1] in (3, 4)):
@@ -238,9 +236,14 @@ def _row_of(pixel: Any, shape: Sequence[int]) -> np.ndarray:
 
 
 def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
-    """Inverse of `mold_image`, truncated to uint8 (matterport: unmold_image)."""
+    """Inverse of `mold_image`, rounded and clipped to uint8 (matterport: unmold_image).
+
+    Args:
+        normalized_images: [..., H, W, C].
+    """
     config = as_config(config)
-    return (normalized_images * config.STD_PIXEL + config.MEAN_PIXEL).astype(np.uint8)
+    values = np.asarray(normalized_images) * config.STD_PIXEL + config.MEAN_PIXEL
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def mold_with_size(
@@ -374,6 +377,9 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
     which may have units of their own. With IMAGE_PERCENTILES any image becomes uint8, by its own
     percentiles and IMAGE_GAMMA (`mrcnn.utils.stretched`).
 
+    An image that `mold_image` made becomes what it was made of, with a warning: tutorials pass such
+    ones to `detect`, which in matterport's package subtracts the mean a second time.
+
     Args:
         image: [H, W] or [H, W, C].
         where: names the image in messages.
@@ -391,6 +397,9 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
         )
     range_of_whole = _RANGE_OF_WHOLE.get()
     if range_of_whole is None:
+        if _is_molded(image[:1], config) and _is_molded(image, config):
+            _warn_of_molded(where)
+            image = unmold_image(image, config)
         limits = range_of(image, config)
     else:
         (limits,) = range_of_whole
@@ -472,6 +481,40 @@ def _log_range(where: str, dtype: np.dtype, limits: tuple[float, float], finite:
         logger.warning("%s; an image is given as it is, not with its mean subtracted", text)
     else:
         logger.info("%s", text)
+
+
+# Distance from a whole number up to which a value counts as one, for the rounding of float32.
+_NEARLY_WHOLE = 0.01
+
+
+def _is_molded(image: np.ndarray, config: Config) -> bool:
+    """Whether `mold_image` made an image [H, W, C]: with its mean it is whole, in 0..255.
+
+    False where that is true without the mean, too, as with a mean of whole numbers, and for a mean
+    of fractions, whose images are fractions, too.
+    """
+    is_float = image.dtype in (np.float32, np.float64)
+    if not is_float or not image.size or np.max(config.MEAN_PIXEL) <= 1:
+        return False
+    pixels = image * config.STD_PIXEL + config.MEAN_PIXEL
+    if not np.all(np.abs(pixels - 127.5) < 128):  # False for NaN
+        return False
+    if not np.all(np.abs(pixels - np.rint(pixels)) < _NEARLY_WHOLE):
+        return False
+    return bool(np.any(np.abs(image - np.rint(image)) > _NEARLY_WHOLE))
+
+
+_MOLDED_WARNED: list[str] = []
+
+
+def _warn_of_molded(where: str) -> None:
+    """Warns once of an image that was molded before."""
+    if not _MOLDED_WARNED:
+        _MOLDED_WARNED.append(where)
+        logger.warning(
+            "%s is molded, its mean subtracted: the mean is added again. Give images as they are",
+            where,
+        )
 
 
 _UNMOLDED_WARNED: set[str] = set()
@@ -790,6 +833,8 @@ def _load(
 ) -> tuple[np.ndarray, Masks, np.ndarray, np.ndarray | None]:
     """Loads and checks an image of a dataset with its objects.
 
+    Objects of class 0 without a pixel are left out: so datasets of 2018 return that there is none.
+
     Returns:
         image [H, W, C], masks of N objects, class_ids [N] int32, keypoints [N, K, 3] float (None
         without USE_KEYPOINTS).
@@ -800,18 +845,32 @@ def _load(
         raise DatasetError(f"image ids are whole numbers in 0..{count - 1}. Received: {image_id!r}")
     where = _where(dataset, image_id)
     try:
-        image = np.asarray(dataset.load_image(image_id))
+        image = dataset.load_image(image_id)
+        if image is not None:
+            image = utils.pixels_of(image)
     except Exception as error:
         _raise_unreadable(where, error)
+    if image is None:
+        raise DatasetError(
+            f"an image is an array of numbers. Received: None for {where}, which load_image returns"
+            " without a return, and cv2.imread for a file that it can't read"
+        )
     if image.dtype.kind not in "buif":
         raise DatasetError(f"an image is an array of numbers. Received: {image.dtype} for {where}")
     image = as_network_input(image, config, where)
     masks, class_ids = _load_masks(dataset, image_id, image.shape, where)
-    class_ids = _checked_class_ids(class_ids, config, where)
     points = None
     if config.USE_KEYPOINTS:
         points = _load_keypoints(dataset, config, image_id, len(class_ids))
-    return image, masks, class_ids, points
+    is_nothing = class_ids == 0
+    if is_nothing.any():
+        is_nothing &= ~_with_pixels(masks)
+    if is_nothing.any():
+        masks = masks[..., ~is_nothing]
+        class_ids = class_ids[~is_nothing]
+        if points is not None:
+            points = points[~is_nothing]
+    return image, masks, _checked_class_ids(class_ids, config, where), points
 
 
 def _load_masks(
@@ -835,7 +894,7 @@ def _load_masks(
         _check_shape_of_masks(masks.shape, image_shape, where)
     else:
         masks = compact(_checked_masks(dataset, masks, image_shape, where))
-    class_ids = _as_array(loaded[1], "class ids", where)
+    class_ids = utils.as_numbers(_as_array(loaded[1], "class ids", where))
     if class_ids.size == 0 or (class_ids.ndim == 0 and class_ids.item() is None):
         class_ids = np.zeros(0, np.int32)
     _check_kind_of_class_ids(class_ids, where)

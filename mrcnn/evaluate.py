@@ -655,11 +655,19 @@ def _mask_truth(
     image_ids: list[int],
     keypoints: bool = False,
 ) -> Truth:
-    """`Truth` made from `load_mask`; objects with class ids below zero become crowds."""
+    """`Truth` made from `load_mask`; objects with class ids below zero become crowds.
+
+    Objects without a pixel are left out, as in training.
+
+    Raises:
+        ValueError: class ids that are not those of the dataset, or not one for each mask.
+    """
     images: list[dict] = []
     annotations: list[dict] = []
     for image_id in image_ids:
-        masks, class_ids = dataset.load_mask(image_id)
+        loaded_masks, loaded_ids = dataset.load_mask(image_id)
+        masks = np.asarray(loaded_masks)
+        class_ids = np.asarray(loaded_ids)
         shape: Sequence[int] = masks.shape
         if not masks.shape[2]:
             shape = _shape(dataset, image_id)
@@ -670,9 +678,16 @@ def _mask_truth(
                 "width": int(shape[1]),
             }
         )
+        if len(class_ids) != masks.shape[2]:
+            raise ValueError(
+                f"each mask has a class id. Received: {masks.shape[2]} masks and {len(class_ids)}"
+                f" class ids for image {image_id}"
+            )
         objects = _annotations_of(masks, class_ids)
         if keypoints:
             _add_keypoints(objects, dataset.load_keypoints(image_id))
+        objects = [annotation for annotation in objects if annotation["area"]]
+        _check_categories(objects, dataset, image_id)
         for annotation in objects:
             annotation_id = len(annotations) + 1
             annotations.append(
@@ -726,6 +741,18 @@ def _annotations_of(masks: np.ndarray, class_ids: np.ndarray) -> list[dict]:
             }
         )
     return annotations
+
+
+def _check_categories(annotations: list[dict], dataset: Dataset, image_id: int) -> None:
+    """Raises a ValueError for annotations of a class that the dataset lacks, or of background."""
+    largest = len(dataset.class_info) - 1
+    ids = {annotation["category_id"] for annotation in annotations}
+    unknown = sorted(class_id for class_id in ids if not 1 <= class_id <= largest)
+    if unknown:
+        raise ValueError(
+            f"class ids lie in 1..{largest} (negative for crowds). Received: {unknown} for image"
+            f" {image_id} ({dataset.image_info[image_id].get('path')})"
+        )
 
 
 def _add_keypoints(annotations: list[dict], keypoints: np.ndarray) -> None:

@@ -133,8 +133,7 @@ class _SurveyedImage:
 
 def _survey_image(dataset: Dataset, config: Config, image_id: int) -> _SurveyedImage:
     """Reads one image of a survey; crowds and objects without a pixel are left out."""
-    masks, class_ids = dataset.load_mask(image_id)
-    class_ids = np.asarray(class_ids)
+    masks, class_ids = map(np.asarray, dataset.load_mask(image_id))
     if masks.shape[2]:
         shape = masks.shape[:2]
         kept = np.flatnonzero((class_ids > 0) & masks.any(axis=(0, 1)))
@@ -151,7 +150,7 @@ def _survey_image(dataset: Dataset, config: Config, image_id: int) -> _SurveyedI
     )
     masks = masks[..., kept]
     boxes = utils.extract_bboxes(masks) * scale + np.tile(window[:2], 2)
-    areas = masks.sum(axis=(0, 1)) * scale**2
+    areas = np.count_nonzero(masks, axis=(0, 1)) * scale**2
     return _SurveyedImage(
         boxes.reshape(-1, 4).astype(float),
         areas.astype(float),
@@ -173,7 +172,7 @@ def true_objects(dataset: Dataset, image_id: int, crowds: bool = False) -> dict:
         {"rois", "class_ids", "scores": None, "masks", "keypoints"}; keypoints [N, K, (y, x,
         visibility)], None if the dataset has none.
     """
-    masks, class_ids = dataset.load_mask(image_id)
+    masks, class_ids = map(np.asarray, dataset.load_mask(image_id))
     points = _load_keypoints(dataset, image_id)
     if not crowds:
         kept = class_ids > 0

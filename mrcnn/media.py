@@ -546,7 +546,7 @@ def write_image(path: AnyPath, image: np.ndarray) -> str:
     """
     from PIL import Image
 
-    image = np.asarray(image)
+    image = utils.pixels_of(image)
     suffix = pathlib.Path(path).suffix.lower()
     formats = Image.registered_extensions()
     if suffix not in formats:
@@ -634,7 +634,7 @@ class VideoWriter:
         Raises:
             ValueError: the frame has another shape than the first.
         """
-        image = self._as_frame(np.asarray(image))
+        image = self._as_frame(utils.pixels_of(image))
         if self._writer is None:
             self._open(image.shape)
         if image.shape != self._shape:

@@ -72,9 +72,9 @@ def log(text: str, array: np.ndarray | None = None) -> None:
     if array is not None:
         low = high = ""
         if array.size:
-            low = array.min()
-            high = array.max()
-        text = f"{text:25}  shape: {array.shape!s:20}  min: {low:10}  max: {high:10}  {array.dtype}"
+            low = f"{float(array.min()):.5f}"
+            high = f"{float(array.max()):.5f}"
+        text = f"{text:25}shape: {array.shape!s:20}  min: {low:>10}  max: {high:>10}  {array.dtype}"
     print(text)
 
 
@@ -3325,6 +3325,8 @@ class MaskRCNN:
             tile: for large images, the side in pixels of tiles that are detected one by one;
                 objects on seams are merged by their masks, see `mrcnn.tiles`. None: no tiles.
             overlap: overlap of neighbouring tiles in pixels; None for a fifth of a tile.
+            verbose: 1 prints shapes and ranges of the images and, where all are molded to one size,
+                of what the network gets.
 
         Returns:
             a list of dicts, one for each image: rois [N, (y1, x1, y2, x2)] int32 in pixels,
@@ -3339,12 +3341,30 @@ class MaskRCNN:
         masks = masks or "dense"
         images = inference.images_in(images, "detect")
         if verbose:
-            log(f"Processing {len(images)} images")
+            self._print_inputs(images)
         if config_module.has_several_views(self.config):
             from mrcnn import tta
 
             return tta.detect(self, images, masks)
         return self.detector.detect(images, masks)
+
+    def _print_inputs(self, images: Sequence) -> None:
+        """Prints what `detect` received and what it makes of it, by the lines of matterport's."""
+        log(f"Processing {len(images)} images")
+        molded = []
+        for i, image in enumerate(images):
+            log("image", data.as_array(image, f"image {i}"))
+            molded.append(inference.mold(image, self.config, f"image {i}"))
+        if len({inputs.image.shape for inputs in molded}) == 1:
+            molded_images, metas, _ = (np.stack(part) for part in zip(*molded))
+            self._print_molded(molded_images, metas)
+
+    def _print_molded(self, molded_images: np.ndarray, metas: np.ndarray) -> None:
+        """Prints the inputs of the network."""
+        log("molded_images", molded_images)
+        log("image_metas", metas)
+        anchors = self.get_anchors(molded_images.shape[1:])
+        log("anchors", np.broadcast_to(anchors, (len(molded_images), *anchors.shape)))
 
     def detect_many(
         self, images: Iterable, load: Callable | None = None, masks: str = "dense"
@@ -3383,6 +3403,7 @@ class MaskRCNN:
             molded_images: [B, h, w, C] float32, all of one size. Integers are used unchanged, with
                 a warning that they are not molded.
             image_metas: [B, meta].
+            verbose: 1 prints the shapes and ranges of these.
 
         Raises:
             ValueError: images of different sizes, or not one meta for each image.
@@ -3400,6 +3421,11 @@ class MaskRCNN:
         if not len(molded_images):
             return []
         data.tell_of_unmolded(molded_images, self.config, "detect_molded")
+        if verbose:
+            log(f"Processing {len(molded_images)} images")
+            for image in molded_images:
+                log("image", image)
+            self._print_molded(molded_images, np.asarray(image_metas))
         shape = molded_images[0].shape
         outputs = self.detector.infer(
             molded_images, np.asarray(image_metas), self.get_anchors(shape)
@@ -3455,6 +3481,8 @@ class MaskRCNN:
     ) -> OrderedDict:
         """Runs images through parts of the inference graph (matterport: run_graph).
 
+        It prints the shape and the range of each output, as matterport's does.
+
         Args:
             images: list of images; already molded ones if `image_metas` is given.
             outputs: list of (name, tensor); None as the tensor stands for the layer of that name.
@@ -3466,7 +3494,10 @@ class MaskRCNN:
         Raises:
             ValueError: a name that is not a layer's.
         """
-        return tracing.run_graph(self, images, outputs, image_metas)
+        arrays = tracing.run_graph(self, images, outputs, image_metas)
+        for name, array in arrays.items():
+            log(name, array)
+        return arrays
 
     @kernels.outside_graphs()
     def trace(self, image: np.ndarray, activations: Sequence[str] = ()) -> tracing.Trace:

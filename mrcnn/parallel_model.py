@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 
 class ParallelModel(keras.Model):
@@ -67,24 +67,33 @@ class ParallelModel(keras.Model):
         """[f(inputs) -> outputs] of each part; matterport's method of this name."""
         return [functools.partial(self._run, part) for part in range(self.gpu_count)]
 
-    def call(self, inputs: Any, training: Any = None) -> list:
+    def call(self, inputs: Any, training: Any = None) -> Any:
         """Runs the parts and joins their outputs.
+
+        Args:
+            inputs: those of the inner model: a list, one tensor or a dict.
+
+        Returns:
+            a list of outputs; one output where the inner model has a single one.
 
         Raises:
             ValueError: gpu_count does not divide the batch size.
         """
-        batch = inputs[0].shape[0]
+        batch = tree.flatten(inputs)[0].shape[0]
         if batch is not None and batch % self.gpu_count:
             raise ValueError(
                 f"gpu_count {self.gpu_count} divides the batch. Received: a batch of {batch}"
             )
         parts = [function(inputs) for function in self.make_parallel()]
-        return [_joined(outputs) for outputs in zip(*parts)]
+        outputs = [_joined(of_parts) for of_parts in zip(*parts)]
+        if len(outputs) == 1:
+            return outputs[0]
+        return outputs
 
     def _run(self, part, inputs):
         """The outputs of the inner model for part number `part` of the inputs, a list."""
-        size = ops.shape(inputs[0])[0] // self.gpu_count
-        inputs = [x[part * size : (part + 1) * size] for x in inputs]
+        size = ops.shape(tree.flatten(inputs)[0])[0] // self.gpu_count
+        inputs = tree.map_structure(lambda x: x[part * size : (part + 1) * size], inputs)
         with _device(part, self.gpu_count):
             outputs = self.inner_model(inputs)
         if isinstance(outputs, (list, tuple)):

@@ -293,6 +293,8 @@ def run_graph(
     anchors = np.broadcast_to(anchors, (len(images), *anchors.shape))
     inputs = [ops.convert_to_tensor(x, "float32") for x in (images, image_metas, anchors)]
     arrays = model.detector.graph(tensors)(inputs, training=False)
+    if len(tensors) == 1 and not isinstance(arrays, (list, tuple)):
+        arrays = [arrays]  # Keras makes no list of a single output
     return OrderedDict(
         (name, ops.convert_to_numpy(array)) for (name, _), array in zip(outputs, arrays)
     )

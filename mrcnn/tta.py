@@ -130,7 +130,8 @@ def detect(model: Any, images: Sequence, masks: str = "dense") -> list[dict]:
     """`MaskRCNN.detect` with the views of the model's TEST_SCALES and TEST_FLIP."""
     results = []
     for i, image in enumerate(images):
-        results.append(_detect_one(model.detector, np.asarray(image), f"image {i}", masks))
+        array = inference.as_array(image, f"image {i}")
+        results.append(_detect_one(model.detector, array, f"image {i}", masks))
     return results
 
 

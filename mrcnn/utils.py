@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import logging
 import math
+import numbers
 import operator
 import os
 import random
@@ -210,6 +211,18 @@ def value_range(image: np.ndarray) -> tuple[float, float]:
     return 0.0, 2.0**bits - 1
 
 
+def as_numbers(values: np.ndarray) -> np.ndarray:
+    """An array of objects that are numbers, as from a table of pandas, as an array of numbers.
+
+    Others, and arrays with any object that is no number, are returned as they are.
+    """
+    if values.dtype != object or not all(
+        isinstance(value, (numbers.Real, np.bool_)) for value in values.flat
+    ):
+        return values
+    return np.array(values.tolist()).reshape(values.shape)
+
+
 def _finite_limits(image):
     """The smallest and the largest finite value of an array; 0 and 0 without any."""
     if not image.size:
@@ -246,7 +259,7 @@ def as_bytes(
     Raises:
         ValueError: limits whose low is not below high.
     """
-    image = np.asarray(image)
+    image = pixels_of(image)
     if limits is None:
         if image.dtype == np.uint8 and gamma == 1:
             return image.copy()
@@ -339,7 +352,7 @@ def as_rgb(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.n
         ValueError: not an image, or one whose channels are not its last axis.
     """
     given = image
-    image = np.asarray(image)
+    image = pixels_of(image)
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or 0 in image.shape:
@@ -690,6 +703,21 @@ def _warn_of_bands(count, path):
 def read_pillow(image: Any) -> np.ndarray:
     """The pixels [H, W, 3] uint8 of a Pillow image of any mode, as from `read_image`."""
     return as_rgb(_values_of(image))
+
+
+# Modes of Pillow's images whose values are those of pixels: not places in a palette, other colours.
+_MODES_OF_VALUES = ("1", "L", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def pixels_of(image: Any) -> np.ndarray:
+    """An image as an array [H, W] or [H, W, C]: arrays as they are, Pillow's images by their mode.
+
+    Of a Pillow image with a palette, or in other colours such as CMYK, RGB is returned: as an array
+    it would be places in the palette.
+    """
+    if hasattr(image, "getbands") and image.mode not in _MODES_OF_VALUES:
+        return np.array(_as_mode_rgb(image))
+    return np.asarray(image)
 
 
 class TooManyPixels(ValueError):
@@ -1507,11 +1535,14 @@ class Dataset:
             ValueError: no such class, or one of another source.
         """
         try:
-            info = self.class_info[operator.index(class_id)]
+            number = operator.index(class_id)
+            if number < 0:
+                raise IndexError
+            info = self.class_info[number]
         except (TypeError, IndexError):
             raise ValueError(
-                f"class_id is the model's number of a class, below {len(self.class_info)}."
-                f" Received: {class_id!r}"
+                f"class_id is the model's number of a class, below {len(self.class_info)}, of a"
+                f" crowd without its sign. Received: {class_id!r}"
             ) from None
         if info["source"] != source:
             raise ValueError(
@@ -1855,7 +1886,7 @@ def resize_image(
         ValueError: not an image, an unknown mode, or a missing or indivisible min_dim in a mode
             that needs it.
     """
-    image = np.asarray(image)
+    image = pixels_of(image)
     _check_resizing(image, min_dim, mode)
     height, width = image.shape[:2]
     if mode == "none":
@@ -2146,7 +2177,7 @@ def _values_of_rows(values: Any, keep: np.ndarray, name: str) -> np.ndarray:
         ValueError: fewer values than boxes, values that are not numbers or NaN, or class ids that
             are not whole, such as scores passed in their place.
     """
-    values = np.ravel(values)
+    values = as_numbers(np.ravel(values))
     if len(values) < len(keep):
         raise ValueError(f"Expected {name} of {len(keep)} boxes. Received: {len(values)}")
     values = values[: len(keep)][keep]
@@ -2447,9 +2478,19 @@ def download_trained_weights(coco_model_path: str | os.PathLike, verbose: int = 
     Args:
         coco_model_path: path of the file, written atomically.
         verbose: 1 shows a progress bar.
+
+    Raises:
+        OSError: the download fails; the message names the URL and where to put the file.
     """
     progress = None
     if verbose:
         print(f"Downloading {COCO_MODEL_URL} to {coco_model_path}", file=sys.stderr)
         progress = files.progress_bar
-    files.download(COCO_MODEL_URL, coco_model_path, progress=progress)
+    try:
+        files.download(COCO_MODEL_URL, coco_model_path, progress=progress)
+    except OSError as error:
+        if error.errno in files.DISK_FULL:
+            raise
+        raise OSError(
+            f"{COCO_MODEL_URL} can't be downloaded ({error}); put the file at {coco_model_path}"
+        ) from error

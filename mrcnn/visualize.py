@@ -99,9 +99,10 @@ def apply_mask(
     """Blends a colour into an image where a mask is set (matterport: apply_mask).
 
     Args:
-        image: [H, W, 3], edited in place; the colour is scaled to its `utils.value_range`.
+        image: [H, W, 3], edited in place; the colour is scaled to its `utils.value_range`. Further
+            channels, such as alpha, stay as they are.
         mask: [H, W].
-        color: (r, g, b) in 0..1.
+        color: (r, g, b) in 0..1; a fourth value, as of matplotlib's colour maps, is not used.
         alpha: opacity of the colour.
 
     Returns:
@@ -121,10 +122,11 @@ def apply_mask(
             f"a mask has the image's size, {image.shape[:2]}. Received: {inside.shape}"
         )
     if image.dtype != np.uint8:
-        low, high = utils.value_range(image)
-        painted = alpha * (high - low) * np.asarray(color) + alpha * low
-        blended = image[inside] * (1 - alpha) + painted
-        image[inside] = blended.astype(image.dtype)
+        rgb = image[..., :3]
+        low, high = utils.value_range(rgb)
+        painted = alpha * (high - low) * np.asarray(color)[:3] + alpha * low
+        blended = rgb[inside] * (1 - alpha) + painted
+        rgb[inside] = blended.astype(image.dtype)
         return image
     for channel, intensity in enumerate(color[:3]):
         # The blended value for each of the 256 values.
@@ -172,7 +174,7 @@ def show_image(
     """
     from matplotlib.image import PcolorImage
 
-    image = np.asarray(image)
+    image = utils.pixels_of(image)
     height, width = image.shape[:2]
     if image.ndim == 3 and not kwargs:
         if image.dtype != np.uint8 or image.shape[2] not in (3, 4):
@@ -1026,7 +1028,7 @@ def display_images(
         fonts.set_title(ax, title)
         ax.set_axis_off()
         given = image
-        image = np.asarray(image)
+        image = utils.pixels_of(image)
         if image.ndim not in (2, 3) or image.dtype.kind not in "buif":
             raise ValueError(
                 "images are [H, W] or [H, W, 3] of numbers. Received:"
@@ -1305,7 +1307,7 @@ def display_top_masks(
     Raises:
         ValueError: arrays of wrong shapes.
     """
-    image = np.asarray(image)
+    image = utils.pixels_of(image)
     class_ids = np.ravel(class_ids)
     mask = mask_math.as_dense(mask)
     if not mask.size and not len(class_ids):
@@ -1376,14 +1378,27 @@ def plot_overlaps(
         class_names: see `class_name`.
         threshold: IoU above which a pair counts as a match.
 
+    Class ids of 0, and their rows and columns at the end of `overlaps`, are padding.
+
     Returns:
         the axes.
+
+    Raises:
+        ValueError: overlaps of fewer rows or columns.
     """
     gt_class_ids = [class_id for class_id in gt_class_ids if class_id != 0]
     pred_class_ids = [class_id for class_id in pred_class_ids if class_id != 0]
     rows = len(pred_class_ids)
     columns = len(gt_class_ids)
-    overlaps = np.asarray(overlaps).reshape(-1, columns or 1)[:rows, :columns]
+    overlaps = np.asarray(overlaps, float)
+    if not overlaps.size:
+        overlaps = np.zeros((rows, columns))
+    if overlaps.ndim != 2 or overlaps.shape[0] < rows or overlaps.shape[1] < columns:
+        raise ValueError(
+            f"overlaps are [predictions, objects], here {rows} x {columns}. "
+            f"Received: shape {overlaps.shape}"
+        )
+    overlaps = overlaps[:rows, :columns]
     ax = _pyplot_axes((max(5, 0.9 * columns), max(4, 0.5 * rows)))
     if overlaps.size:
         ax.imshow(overlaps, interpolation="nearest", cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -1560,7 +1575,7 @@ def display_weight_stats(model: MaskRCNN) -> str:
         the table as text.
     """
     table = [["WEIGHT NAME", "SHAPE", "MIN", "MAX", "STD"]]
-    for layer in model.get_trainable_layers():
+    for layer in _layers_in(model.keras_model):
         for variable in layer.weights:
             values = np.asarray(variable)
             name = f"{layer.name}/{variable.name}"
@@ -1580,3 +1595,14 @@ def display_weight_stats(model: MaskRCNN) -> str:
                 ]
             )
     return display_table(table)
+
+
+def _layers_in(network: Any) -> list:
+    """The layers of a network, and those of the networks in it, such as the RPN, in their place."""
+    layers = []
+    for layer in network.layers:
+        if hasattr(layer, "layers"):
+            layers += _layers_in(layer)
+        else:
+            layers.append(layer)
+    return layers

@@ -1067,6 +1067,7 @@ def get_imagenet_weights(backbone: Any, epsilon: float = 1e-3) -> str:
 
     Raises:
         ValueError: a backbone without such weights.
+        OSError: the download fails.
     """
     import keras
 
@@ -1079,7 +1080,13 @@ def get_imagenet_weights(backbone: Any, epsilon: float = 1e-3) -> str:
     path = pathlib.Path.home() / ".keras" / "models" / f"mrcnn_{backbone}_imagenet{suffix}.h5"
     if not path.exists():
         build = getattr(keras.applications, _APPLICATIONS[backbone])
-        application = build(include_top=False, weights="imagenet")
+        try:
+            application = build(include_top=False, weights="imagenet")
+        except Exception as error:  # Keras raises no narrower one where a download fails
+            raise OSError(
+                f"ImageNet weights of {backbone} can't be downloaded ({error}); copy {path.name} to"
+                f" {path}, as get_imagenet_weights() makes it where there is a network"
+            ) from error
         with writing(path) as file:
             _write_arrays(from_application(application, epsilon), file)
     return str(path)

@@ -910,3 +910,74 @@ def test_masks_that_overlap_much_give_the_examples_of_label_maps(monkeypatch, au
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
     assert found[4].shape[-1] == 19
+
+
+def test_unmold_image_gives_the_pixels_back():
+    """Each of the 256 values; molded images are float32, whose sums end just below whole numbers."""
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    config = Config()
+    molded = data.mold_image(image, config)
+    assert molded.dtype == np.float32
+    np.testing.assert_array_equal(data.unmold_image(molded, config), image)
+    beyond = data.unmold_image(np.full((1, 1, 3), 200.0), config)
+    assert beyond.tolist() == [[[255, 255, 255]]]  # and not 323.7 - 256
+
+
+def test_class_ids_of_a_table():
+    """Of dtype object, as a column of pandas: whole numbers are taken, others named as ever."""
+    dataset = Wrong(1)
+    dataset.change = lambda m, i: (m, i.astype(object))
+    _, _, class_ids, _, _ = data.load_image_gt(dataset, ToyConfig(), 0)
+    assert class_ids.tolist() == [1] and class_ids.dtype == np.int32
+    dataset.change = lambda m, i: (m, np.array([1.5], object))
+    with pytest.raises(data.DatasetError, match=r"whole numbers. Received: \[1.5\]"):
+        data.load_image_gt(dataset, ToyConfig(), 0)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGBA", "CMYK", "1", "I;16"])
+def test_load_image_may_return_a_picture_of_pillow(mode):
+    """Of a palette its places were taken for gray values, without a word."""
+    from PIL import Image
+
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    rgb[:, 32:] = (204, 204, 204)
+    pictures = {"I;16": Image.fromarray(rgb[..., 0].astype(np.uint16) * 257)}
+    picture = pictures.get(mode) or Image.fromarray(rgb).convert(mode)
+    dataset = Rectangles(1)
+    dataset.load_image = lambda image_id: picture
+    image, *_ = data.load_image_gt(dataset, ToyConfig(), 0)
+    light = {"1": 255}.get(mode, 204)  # dithered, so that the first pixels alone are known
+    assert image[0, 0].tolist() == [0, 0, 0] and abs(int(image[0, 32, 0]) - light) <= 1
+    assert np.ptp(image[0, 32].astype(int)) <= 1
+    np.testing.assert_array_equal(data.as_array(picture, "image 0").shape[:2], (64, 64))
+    drawn = utils.as_rgb(picture)
+    assert drawn[0, 0].tolist() == [0, 0, 0] and abs(int(drawn[0, 32, 0]) - light) <= 1
+
+
+def test_load_image_without_a_return_is_named():
+    dataset = Rectangles(1)
+    dataset.load_image = lambda image_id: None
+    with pytest.raises(data.DatasetError, match="Received: None for image 0.*cv2.imread"):
+        data.load_image_gt(dataset, ToyConfig(), 0)
+
+
+class WithNothing(Rectangles):
+    """As Kaggle's datasets of 2018 have it: an image without objects has one of class 0."""
+
+    def load_mask(self, image_id):
+        if image_id % 2 == 0:
+            return np.zeros((64, 64, 1), bool), np.zeros((1,), np.int32)
+        masks, class_ids = super().load_mask(image_id)
+        return np.concatenate([masks, masks[..., :1] & False], 2), [*class_ids, 0]
+
+
+def test_an_object_of_class_0_without_a_pixel_is_none():
+    """They were refused: "class ids lie in 1..2"; matterport's load_image_gt leaves them out."""
+    dataset = WithNothing(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "have an empty mask and are left out"
+        data.check_dataset(dataset, ToyConfig())
+        _, _, class_ids, boxes, masks = data.load_image_gt(dataset, ToyConfig(), 0)
+        assert class_ids.shape == (0,) and boxes.shape == (0, 4) and masks.shape == (64, 64, 0)
+        _, _, class_ids, _, masks = data.load_image_gt(dataset, ToyConfig(), 1)
+    assert class_ids.tolist() == [1, 2] and masks.shape == (64, 64, 2)

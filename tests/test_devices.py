@@ -151,6 +151,24 @@ def test_parallel_model():
         parallel([a[:3], b[:3]])
 
 
+def test_parallel_model_with_one_input():
+    """Its height was split, as if it were the batch, and training ended in an error of AutoGraph."""
+    pixels = keras.Input((6, 5, 1))
+    flat = keras.layers.Flatten()(pixels)
+    inner = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", name="out")(flat))
+    parallel = ParallelModel(inner, 2)
+    images = np.random.default_rng(0).random((4, 6, 5, 1), "float32")
+    expected = inner.predict(images, verbose=0)
+    probabilities = parallel.predict(images, verbose=0)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-6, atol=1e-6)
+    (joined,) = parallel.make_parallel()[1](images)  # the second half
+    np.testing.assert_allclose(np.asarray(joined), expected[2:], rtol=1e-6, atol=1e-6)
+    parallel.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
+    before = inner.get_layer("out").get_weights()[0].copy()
+    parallel.fit(images, np.array([0, 1, 2, 0]), verbose=0)
+    assert np.any(inner.get_layer("out").get_weights()[0] != before)
+
+
 @pytest.mark.parametrize("count", [0, -1, "2", 1.5, None])
 def test_parallel_model_names_a_wrong_count(count):
     with pytest.raises(ValueError, match="gpu_count is a whole number of at least 1. Received: "):

@@ -406,3 +406,42 @@ def test_classes_of_one_name_stay_apart():
     assert figures[1] == 0 and figures[2] == 1 and 0 < figures[0] < 1
     assert len(result.class_names()) == len(result.confusion) == 4
     result.plot_confusion()
+
+
+class Blank(Dataset):
+    """One image of 8 x 8 with the masks and class ids that are given."""
+
+    def __init__(self, masks, class_ids):
+        super().__init__()
+        self.add_class("blank", 1, "a")
+        self.add_class("blank", 2, "b")
+        self.add_image("blank", 0, "x.png", height=8, width=8)
+        self.objects = masks, class_ids
+        self.prepare()
+
+    def load_mask(self, image_id):
+        return self.objects
+
+
+def test_objects_without_a_pixel_are_no_truth():
+    """Training leaves them out; here each was an object that no detection finds."""
+    masks = np.zeros((8, 8, 3), np.uint8)
+    masks[2:4, 2:4, 0] = 255
+    truth = evaluate.ground_truth(Blank(masks, [1, 2, 0]), None)
+    assert [(a["category_id"], a["area"]) for a in truth.data["annotations"]] == [(1, 4.0)]
+    listed = evaluate.ground_truth(Blank(masks.tolist(), (2, 2, 2)), None)
+    assert [a["category_id"] for a in listed.data["annotations"]] == [2]
+
+
+@pytest.mark.parametrize(
+    "class_ids, part",
+    [
+        ([7, 1], r"1..2 \(negative for crowds\). Received: \[7\] for image 0 \(x.png\)"),
+        ([0, 1], r"Received: \[0\] for image 0"),
+        ([1], "Received: 2 masks and 1 class ids for image 0"),
+    ],
+)
+def test_class_ids_of_the_truth_are_checked(class_ids, part):
+    """Objects of classes that there are not were left out of the figures, without a word."""
+    with pytest.raises(ValueError, match=part):
+        evaluate.ground_truth(Blank(np.ones((8, 8, 2), bool), class_ids), None)

@@ -231,6 +231,34 @@ def test_an_image_of_any_range_is_detected_in_alike(toy_detector, make):
         np.testing.assert_array_equal(found[key], expected[key])
 
 
+def test_a_molded_image_is_detected_in_as_what_it_was(toy_detector, caplog):
+    """Tutorials of 2018 call `detect(np.expand_dims(mold_image(image, config), 0))`. Where nothing
+    was below -64 the mean was subtracted twice without a word, else colours were off by up to 20.
+    """
+    data._MOLDED_WARNED.clear()
+    config = toy_detector.config
+    rng = np.random.default_rng(0)
+    bright = rng.integers(90, 256, COLORS.shape, np.uint8)
+    for image in (COLORS, bright):
+        (expected,) = toy_detector.detect([image])
+        molded = data.mold_image(image, config)
+        for again in (molded, image.astype(np.float32) - config.MEAN_PIXEL):
+            (result,) = toy_detector.detect(np.expand_dims(again, 0))
+            for key in ("rois", "class_ids", "scores", "masks"):
+                np.testing.assert_array_equal(result[key], expected[key])
+    assert caplog.text.count("image 0 is molded") == 1
+    np.testing.assert_array_equal(data.as_network_input(molded, config, "x"), bright)
+    standardised = Config(STD_PIXEL=[58.4, 57.1, 57.4])
+    molded = data.mold_image(bright, standardised)
+    np.testing.assert_array_equal(data.as_network_input(molded, standardised, "x"), bright)
+    for other in (bright / 255, bright - 100.0, bright - 123.7, np.full(bright.shape, np.nan)):
+        assert not data._is_molded(other, config)
+    whole = Config(MEAN_PIXEL=[124, 117, 104])
+    assert not data._is_molded(bright.astype(np.float32), whole)  # may be either
+    halves = Config(MEAN_PIXEL=[0.5, 0.5, 0.5])
+    assert not data._is_molded(np.full(bright.shape, 0.5), halves)
+
+
 def test_values_of_the_network_follow_mean_pixel(caplog):
     """Those of 0..255 are left alone, as are those of settings with units of their own."""
     data._RANGES_LOGGED.clear()

@@ -26,6 +26,22 @@ def test_imports_without_keras():
 # ---- Datasets and anchors ------------------------------------------------------------------------
 
 
+def test_masks_of_bytes_and_lists_of_ids():
+    """Areas of masks of 0 and 255 were 255 times too large, a list of class ids a TypeError."""
+
+    class Bytes(Rectangles):
+        def load_mask(self, image_id):
+            masks, class_ids = super().load_mask(image_id)
+            return masks * np.uint8(255), class_ids.tolist()
+
+    config = ToyConfig()
+    areas = inspection.survey(Bytes(2), config).areas
+    assert areas.tolist() == inspection.survey(Rectangles(2), config).areas.tolist()
+    truth = inspection.true_objects(Bytes(2), 1)
+    assert truth["class_ids"].tolist() == [1, 2]
+    np.testing.assert_array_equal(truth["rois"], [(8, 6, 34, 40), (36, 22, 62, 60)])
+
+
 def test_survey():
     """Twice the size: boxes and areas follow; an image without objects counts."""
     dataset = Rectangles(3, empty=True)

@@ -42,6 +42,52 @@ def test_a_script_of_2018(tmp_path):
     assert "mAP: " in done.stdout and "finished" in done.stdout
 
 
+def test_log_prints_the_lines_of_2018(capsys):
+    """As in the notebooks' outputs; floats had all their digits, whole numbers none."""
+    modellib.log("molded_images", np.array([[-123.7, 151.1]], np.float32))
+    modellib.log("mask", np.array([[[False, True]]]))
+    modellib.log("bbox", np.zeros((0, 4), np.int32))
+    modellib.log("Processing 1 images")
+    assert capsys.readouterr().out.splitlines() == [
+        "molded_images            shape: (1, 2)                min: -123.70000  max:  151.10001"
+        "  float32",
+        "mask                     shape: (1, 1, 2)             min:    0.00000  max:    1.00000"
+        "  bool",
+        "bbox                     shape: (0, 4)                min:             max:             "
+        "int32",
+        "Processing 1 images",
+    ]
+
+
+@pytest.mark.heavy
+def test_verbose_prints_the_lines_of_2018(tmp_path, capsys):
+    """`detect` printed the first of them alone, `detect_molded` and `run_graph` none."""
+    model = modellib.MaskRCNN("inference", ToyConfig(), tmp_path)
+    image = np.full((40, 64, 3), 9, np.uint8)
+    molded = [
+        "molded_images            shape: (2, 64, 64, 3)        min: -123.70000  max:  -94.90000"
+        "  float32",
+        "image_metas              shape: (2, 15)               min:    0.00000  max:   64.00000"
+        "  float64",
+    ]
+    model.detect([image, image])
+    assert capsys.readouterr().out == ""
+    model.detect([image, image], verbose=1)
+    lines = capsys.readouterr().out.splitlines()
+    line = "image                    shape: (40, 64, 3)           min:    9.00000  max:    9.00000"
+    assert lines[:5] == ["Processing 2 images", line + "  uint8", line + "  uint8", *molded]
+    anchors = model.get_anchors((64, 64, 3))
+    assert lines[5].startswith(f"anchors                  shape: (2, {len(anchors)}, 4)")
+    assert len(lines) == 6
+    inputs = model.mold_inputs([image, image])
+    model.detect_molded(*inputs[:2], verbose=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Processing 2 images" and lines[3:5] == molded and len(lines) == 6
+    model.run_graph([image], [("rpn_bbox", None)])
+    line = f"rpn_bbox                 shape: (1, {len(anchors)}, 4)"
+    assert capsys.readouterr().out.startswith(line)
+
+
 def _request(image, threshold):
     """What CVAT sends: a photograph in base64."""
     buffer = io.BytesIO()

@@ -299,6 +299,17 @@ def test_run_graph_refuses_unknown_names(toy_detector):
         toy_detector.run_graph([np.zeros((16, 16, 3), np.uint8)], [("fpn_p9", None)])
 
 
+def test_run_graph_with_one_output(toy_detector):
+    """It lost the batch: the value was that of the first image, [A, 4], without a word."""
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 256, (2, 64, 64, 3), "uint8"))
+    for name in ("rpn_bbox", "ROI"):
+        alone = toy_detector.run_graph(images, [(name, None)])
+        together = toy_detector.run_graph(images, [(name, None), ("fpn_p5", None)])
+        assert list(alone) == [name] and alone[name].shape[0] == 2
+        np.testing.assert_array_equal(alone[name], together[name])
+
+
 def test_tensor_names_of_2018(small_model):
     """The names that matterport's inspect_model notebook asks `ancestor` for, and layers'
     outputs."""

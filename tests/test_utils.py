@@ -175,6 +175,30 @@ def test_overlaps_of_large_integer_boxes():
     assert utils.non_max_suppression(boxes, np.array([0.9, 0.8, 0.7]), 0.4).tolist() == [0, 2]
 
 
+def test_overlaps_of_half_precision_boxes():
+    """Areas beyond 65,504 became infinite, and overlaps 0."""
+    boxes = np.array([[0, 0, 300, 300], [0, 0, 600, 300]], np.float16)
+    np.testing.assert_allclose(utils.compute_overlaps(boxes, boxes), [[1, 0.5], [0.5, 1]])
+    assert utils.compute_iou(boxes[0], boxes, 90000, np.array([90000, 180000])).tolist() == [1, 0.5]
+    kept = utils.non_max_suppression(boxes, np.array([0.9, 0.8]), 0.4)
+    assert kept.tolist() == [0]
+    assert utils.compute_recall(boxes[:1], boxes, 0.5)[0] == 0.5
+
+
+@pytest.mark.parametrize("value, count", [(np.int64(1), 1), (1.0, 1), ("1", 0)])
+def test_matching_takes_class_ids_of_a_table(value, count):
+    """Of dtype object, as a column of pandas."""
+    masks = np.ones((4, 4, 1), bool)
+    boxes = [[0, 0, 4, 4]]
+    class_ids = np.array([value], object)
+    arguments = (boxes, class_ids, masks, boxes, [1], np.array([0.9], object), masks)
+    if count:
+        assert utils.compute_ap(*arguments)[0] == 1
+        return
+    with pytest.raises(ValueError, match=r"gt_class_ids are numbers. Received: \['1'\]"):
+        utils.compute_ap(*arguments)
+
+
 def test_overlaps_of_boxes_without_area():
     """README 7, compute_overlaps_zero_area: 0/0 gives NaN."""
     cases, arrays = oracle.load("pure_nophoto")
@@ -468,7 +492,7 @@ def test_an_image_without_a_path_says_what_to_do():
     assert dataset.image_reference(0) == "" and dataset.source_image_link(0) is None
 
 
-@pytest.mark.parametrize("class_id", [9, "1", None, 1.0])
+@pytest.mark.parametrize("class_id", [9, "1", None, 1.0, -1])
 def test_a_wrong_class_id_is_named(class_id):
     with pytest.raises(ValueError, match="class_id is the model's number of a class, below 4"):
         two_sources().get_source_class_id(class_id, "a")

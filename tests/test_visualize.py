@@ -415,6 +415,17 @@ def test_images_masks_and_plots():
     ) == 2
 
 
+def test_overlaps_with_padding():
+    """Of class ids with zeros at the end; the numbers were those of other pairs."""
+    overlaps = np.array([[0.1, 0.2, 0.0], [0.3, 0.9, 0.0]])
+    ax = visualize.plot_overlaps([1, 2, 0], [2, 2], [0.9, 0.8], overlaps, NAMES)
+    assert [text.get_text() for text in ax.texts] == ["0.100", "0.200", "0.300", "0.900\nmatch"]
+    with pytest.raises(ValueError, match=r"here 2 x 1. Received: shape \(1, 2\)"):
+        visualize.plot_overlaps([1], [2, 2], [0.9, 0.8], overlaps[:1, :2], NAMES)
+    with pytest.raises(ValueError, match=r"here 2 x 1. Received: shape \(2,\)"):
+        visualize.plot_overlaps([1], [2, 2], [0.9, 0.8], overlaps[:, 0], NAMES)
+
+
 @pytest.mark.long
 def test_tables(capsys, tmp_path):
     from toy import ToyConfig
@@ -424,6 +435,11 @@ def test_tables(capsys, tmp_path):
     text = visualize.display_weight_stats(modellib.MaskRCNN("inference", ToyConfig(), tmp_path))
     assert capsys.readouterr().out == text + "\n"
     assert "fpn_c5p5/kernel" in text and "dead" not in text
+    names = [line.split()[0] for line in text.splitlines()]
+    assert len(set(names)) == len(names)  # three of the RPN were called rpn_model/kernel
+    # And those of the heads dense/kernel, dense_1/kernel, conv2d/kernel.
+    for name in ("rpn_class_raw", "mrcnn_class_conv1", "mrcnn_bbox_fc", "mrcnn_mask"):
+        assert f"{name}/kernel" in names
 
 
 def test_nothing_is_shown_where_axes_are_given_or_nobody_looks(monkeypatch):
@@ -655,6 +671,18 @@ def test_apply_mask_paints_in_the_range_of_the_image():
     np.testing.assert_allclose(black[12, 10], [25.5, 63.75, 127.5])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "float32"])
+def test_apply_mask_with_alpha(dtype):
+    """In the image or in the colour, as plt.cm.jet gives it; but for uint8 it was a ValueError."""
+    image = np.full((40, 60, 4), 100, dtype)
+    visualize.apply_mask(image, MASKS[..., 0], (1.0, 0.0, 0.5, 1.0))
+    assert image[12, 10].astype(int).tolist() == [177, 50, 113, 100]
+    assert image[0, 0].tolist() == [100] * 4
+    scaled = np.full((40, 60, 4), (100, 100, 100, 4000), "int32")  # alpha has no part in the range
+    visualize.apply_mask(scaled, MASKS[..., 0], (1.0, 0.0, 0.5))
+    assert scaled[12, 10].tolist() == [177, 50, 113, 4000]
+
+
 @pytest.mark.parametrize(
     "class_names, expected",
     [
@@ -836,3 +864,24 @@ def test_what_is_no_image(image):
 def test_apply_mask_of_another_size():
     with pytest.raises(ValueError, match=r"image's size, \(40, 60\). Received: \(20, 60\)"):
         visualize.apply_mask(IMAGE.copy(), MASKS[:20, :, 0], (1, 0, 0))
+
+
+def test_pictures_of_pillow_with_a_palette_are_their_colours(tmp_path):
+    """They were the places in the palette, taken for gray, without a word."""
+    from PIL import Image
+
+    from mrcnn import media
+
+    colors = np.zeros((8, 8, 3), np.uint8)
+    colors[:, 4:] = (204, 51, 0)
+    picture = Image.fromarray(colors).convert("P")
+    assert np.asarray(picture).max() < 200
+    ax = visualize.display_images([picture]).axes[0]
+    np.testing.assert_array_equal(ax.images[0].get_array(), colors)
+    figure = visualize.display_top_masks(picture, np.zeros((8, 8, 0)), [], NAMES)
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), colors)
+    np.testing.assert_array_equal(shown(visualize.draw_boxes(picture, [[1, 1, 3, 3]])), colors)
+    np.testing.assert_array_equal(utils.as_bytes(picture), colors)
+    np.testing.assert_array_equal(utils.resize_image(picture, mode="none")[0], colors)
+    media.write_image(tmp_path / "x.png", picture)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "x.png"), colors)

@@ -856,6 +856,25 @@ def test_released_weights_are_downloaded_with_a_progress_bar(url, tmp_path, monk
     assert not capsys.readouterr().err
 
 
+def test_without_a_network_weights_are_named(tmp_path, monkeypatch):
+    """It was "<urlopen error ...>" without a file, and an `Exception` of Keras, with a traceback."""
+    import keras
+
+    from mrcnn import utils
+
+    monkeypatch.setattr(utils, "COCO_MODEL_URL", "http://127.0.0.1:9/mask_rcnn_coco.h5")
+    with pytest.raises(OSError, match="mask_rcnn_coco.h5 can't be downloaded .*put the file at.*x"):
+        utils.download_trained_weights(tmp_path / "x.h5", verbose=0)
+
+    def broken(include_top, weights):
+        raise Exception("URL fetch failure on https://...: None")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(keras.applications, "ResNet50", broken)
+    with pytest.raises(OSError, match="ImageNet weights of resnet50 can't be.*URL fetch failure"):
+        weights.get_imagenet_weights("resnet50")
+
+
 @pytest.mark.heavy
 def test_keras_model_writes_and_reads_legacy_files(tmp_path):
     """`model.keras_model.save_weights("x.h5")`, as scripts do by hand, in both modes."""
