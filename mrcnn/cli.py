@@ -1246,10 +1246,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     if arguments and arguments[0] in COMMANDS:
         parser = _fill(_Parser(prog=f"mrcnn {arguments[0]}"), arguments[0])
-        args = parser.parse_intermixed_args(arguments[1:])
+        args = files.parsed(parser, arguments[1:])
         args.command = arguments[0]
-        for name, value in vars(args).items():
-            setattr(args, name, files.at_home(value))
         return args
     return build_parser().parse_args(arguments)
 

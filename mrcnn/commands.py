@@ -325,9 +325,7 @@ def parse(
         SystemExit: after a usage message.
     """
     # Intermixed: `detect --weights=last photo.jpg` as well as `detect photo.jpg --weights=last`.
-    args = parser.parse_intermixed_args(arguments)
-    for name, value in vars(args).items():
-        setattr(args, name, files.at_home(value))
+    args = files.parsed(parser, arguments)
     args.inputs = [*args.inputs, *args.image, *args.video]
     if args.command == "train" and not args.weights:
         parser.error("train needs --weights: coco, imagenet, last, none or a path")
@@ -1030,7 +1028,7 @@ def detect_exported(arguments: Sequence[str] | None = None) -> None:
     add_tile_options(parser)
     add_track_option(parser)
     parser.add_argument("--traceback", action="store_true")
-    args = parser.parse_intermixed_args(arguments)
+    args = files.parsed(parser, arguments)
     check_output(args)
     _tiling(args)
     check_tracking(args)

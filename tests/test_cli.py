@@ -254,6 +254,25 @@ def test_paths_in_the_home_folder(here, capsys, monkeypatch):
     assert code == 0 and "images: 1" in out, err
 
 
+def test_inputs_behind_two_dashes(here, capsys):
+    """They were dropped: of two files one was looked at, of one it was said that none is given."""
+    for name in ("-1.png", "a.png"):
+        Image.new("RGB", (40, 30)).save(here / name)
+    code, out, _ = run(capsys, "inspect", "a.png", "--json", "--", "-1.png", "a.png")
+    inspected = json.loads(out)["inspected"]
+    assert code == 0
+    assert [entry["image"] for entry in inspected] == ["a.png", "./-1.png", "a.png"]
+    code, _, err = run(capsys, "inspect", "a.png", "-1.png")
+    assert code == 2 and err.startswith(
+        "mrcnn inspect: error: a file whose name begins with a dash is ./-1.png. Received: -1.png"
+    )
+    # The values of --set end there.
+    parser = commands.parser("", ("detect",), dataset=False)
+    for name in ("-1.png", "--x"):
+        args = commands.parse(parser, ["detect", "--set", "A=1", "B=2", "--", name, "a.png"])
+        assert args.set == ["A=1", "B=2"] and args.inputs == [f"./{name}", "a.png"]
+
+
 def test_settings_of_several_set_options_add_up():
     """The samples' parser kept those of the last one alone."""
     words = [
