@@ -85,6 +85,7 @@ from mrcnn.outlines import (
     crop_of,
 )
 from mrcnn.reading import (
+    BACKGROUNDS,
     LINES_SUFFIXES,
     OTHER_SUFFIXES,
     AnnotatedImage,
@@ -1007,14 +1008,28 @@ def _read_coco(reader: Reader, crowds: str) -> Annotations:
 def _coco_names(path: str, data: Any) -> dict[Any, str]:
     """{category id: name}; of categories with the same name, only those that have annotations.
 
+    A background without annotations, as labelme2coco writes it, is left out with a warning.
+
     data: pycocotools.coco.COCO.
     """
-    names = {category_id: category["name"] for category_id, category in data.cats.items()}
+    used = {item["category_id"] for item in data.anns.values()}
+    names = {}
+    for category_id, category in data.cats.items():
+        name = category["name"]
+        if name.lower() in BACKGROUNDS and category_id not in used:
+            logger.warning(
+                "%s: the category %s (%s) has no annotations and is left out: what no object covers"
+                " is background without it",
+                path,
+                category_id,
+                name,
+            )
+        else:
+            names[category_id] = name
     counts = collections.Counter(names.values())
     repeated = [name for name, count in counts.items() if count > 1]
     if not repeated:
         return names
-    used = {item["category_id"] for item in data.anns.values()}
     unused = [name for name in repeated if not any(names[number] == name for number in used)]
     if unused:
         raise AnnotationError(

@@ -17,6 +17,7 @@ import numpy as np
 from mrcnn import files, utils
 from mrcnn.outlines import Bitmap, cut_bitmap
 from mrcnn.reading import (
+    BACKGROUNDS,
     AnnotationError,
     Annotations,
     Entry,
@@ -489,10 +490,6 @@ def _split_at_objects(path: str) -> tuple[str, str, str]:
     return "", "", ""
 
 
-# Names of the background, in lower case.
-_BACKGROUNDS = ("background", "_background_", "__background__", "bg")
-
-
 def _class_names_in(folder: str) -> _ClassNames:
     """The names of classes in a folder's labelmap.txt (CVAT's), class_names.txt or labels.txt
     (LabelMe's), otherwise Pascal VOC's.
@@ -506,7 +503,7 @@ def _class_names_in(folder: str) -> _ClassNames:
             lines = [line.strip() for line in files.read_text(file).splitlines()]
             if lines and lines[0] == "__ignore__":
                 del lines[0]
-            if lines and lines[0].lower() not in _BACKGROUNDS:
+            if lines and lines[0].lower() not in BACKGROUNDS:
                 lines.insert(0, "")  # 0 is always the background
             names = {i: name for i, name in enumerate(lines) if i and name}
             return _ClassNames(names, {}, file)
@@ -546,7 +543,7 @@ def _names_of_labelmap(file: str) -> _ClassNames:
     by_number = {}
     by_colour = {}
     for number, (name, colour) in enumerate(zip(names, colours)):
-        if name.lower() not in _BACKGROUNDS:
+        if name.lower() not in BACKGROUNDS:
             by_number[number] = name
             by_colour[colour or 0] = name
     return _ClassNames(by_number, by_colour, file)

@@ -1020,6 +1020,32 @@ def test_coco_problems(folder, caplog, change, text):
     ] == [0]
 
 
+@pytest.mark.parametrize("name", ("_background_", "Background", "BG"))
+def test_a_background_without_annotations_is_no_class(folder, caplog, name):
+    """labelme2coco writes _background_ as category 0; it was the first class, without an object."""
+    categories = [{"id": 0, "name": name}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    item = {"segmentation": SQUARE, "category_id": 1}
+    path = write(folder / "x.json", coco([item], categories=categories))
+    annotated = annotations.read(path)
+    assert annotated.classes == ["cat", "dog"]
+    assert [category["id"] for category in annotated.categories] == [1, 2]
+    (line,) = caplog.messages
+    assert f"the category 0 ({name}) has no annotations and is left out" in line
+
+
+@pytest.mark.parametrize("name", ("background", "BG"))
+def test_a_background_with_objects_is_a_class_and_said(folder, caplog, name):
+    categories = [{"id": 1, "name": name}, {"id": 2, "name": "dog"}]
+    item = {"segmentation": SQUARE, "category_id": 1}
+    path = write(folder / "x.json", coco([item], categories=categories))
+    annotated = annotations.read(path)
+    assert annotated.classes == [name, "dog"]
+    assert f"1 objects are of the class {name!r}, which is trained as any other" in caplog.text
+    dataset = annotations.AnnotatedDataset.of("x", annotated)
+    assert dataset.class_names == ["BG", name, "dog"]
+    assert dataset.load_mask(0)[1].tolist() == [1]
+
+
 def test_coco_problems_of_the_file(folder):
     path = write(
         folder / "x.json", coco([], categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}])
