@@ -229,10 +229,17 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, WEIGHTS + "; or an exported model (default: last)")
     batch.add_runtime_options(parser)
     parser.add_argument(
+        "--detections",
+        metavar="FILE",
+        help="no model: the detections of a results.json in COCO's format, of any program; where"
+        " images.json lies beside it, as `mrcnn detect` writes it, images and classes go by their"
+        " names, else by their ids",
+    )
+    parser.add_argument(
         "--subset",
         choices=("val", "train", "all"),
-        default="val",
-        help="of the dataset's images (default: %(default)s)",
+        help="of the dataset's images (default: val; all with --detections, where the dataset has"
+        " no validation set of its own)",
     )
     _add_limit(parser)
     _add_output(parser)
@@ -662,13 +669,22 @@ def _read(
 ) -> Annotations:
     """The annotations at a path, read with the options of `_add_reading`.
 
-    images, keep_empty, root: see `annotations.read`.
+    images, keep_empty, root: see `annotations.read`. Where detections are evaluated, nothing but a
+    report needs the files of the images.
     """
     from mrcnn import annotations
 
     images = args.images or images
+    need_files = getattr(args, "detections", None) is None or args.report is not None
     return annotations.read(
-        path, images, args.attribute, args.label, keep_empty, crowds=args.crowds, root=root
+        path,
+        images,
+        args.attribute,
+        args.label,
+        keep_empty,
+        need_files,
+        crowds=args.crowds,
+        root=root,
     )
 
 
@@ -833,20 +849,55 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
             commands.report_path(args)
         except ValueError as error:
             raise _UsageError(f"--report: {error}") from error
+    if args.detections is not None:
+        return _evaluate_detections(args)
     if not commands.sets(args, "DETECTION_MIN_CONFIDENCE") and not _is_exported(args.weights):
         args.set.append("DETECTION_MIN_CONFIDENCE=0.0")  # AP counts detections of any score
     info = _info_of_weights(args)
-    if args.subset == "all":
-        annotated = _read(args, args.dataset, keep_empty=True)
-    elif args.subset == "val":
-        annotated = _own_validation_set(args) or _sets(args)[1]
-    else:
-        annotated = _sets(args)[0]
+    annotated = _to_evaluate(args)
     model, names, _ = _model_of(args, info)
     if info is None:
         _warn_of_limit(model, args)
     dataset = annotations.AnnotatedDataset.of("mrcnn", annotated, names[1:])
-    result = commands.evaluate(model, dataset, args)
+    return _evaluated(commands.evaluate(model, dataset, args), args)
+
+
+def _to_evaluate(args: argparse.Namespace) -> Annotations:
+    """The images of --subset."""
+    if args.subset == "all":
+        return _read(args, args.dataset, keep_empty=True)
+    if args.subset == "train":
+        return _sets(args)[0]
+    own = _own_validation_set(args)
+    if own is None and args.detections is not None and args.subset is None:
+        return _read(args, args.dataset, keep_empty=True)
+    return own or _sets(args)[1]
+
+
+def _evaluate_detections(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluates the file of --detections."""
+    from mrcnn import commands, detections
+
+    given = {
+        "--weights": args.weights != "last",
+        "--config": args.config,
+        "--small": args.small,
+        "--set": args.set,
+        "--tile": args.tile,
+        "--threads": args.threads,
+    }
+    for option, value in given.items():
+        if value:
+            raise _UsageError(f"{option} is of a model; --detections has its results already")
+    rows = detections.read_rows(args.detections)
+    annotated = _to_evaluate(args)
+    return _evaluated(commands.evaluate_detections(rows, annotated, args), args)
+
+
+def _evaluated(result: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """What --json prints of an `Evaluation` that is saved in --output."""
+    from mrcnn import commands
+
     figures = json.loads((pathlib.Path(args.output) / "figures.json").read_text(encoding="utf-8"))
     done = {"output": args.output, "images": result.images, **figures}
     if args.report is not None:
@@ -1197,6 +1248,7 @@ EXAMPLES = {
     "evaluate": "mrcnn evaluate --dataset=photos\n"
     "mrcnn evaluate --dataset=/data/coco --weights=coco --limit=500\n"
     "mrcnn evaluate --dataset=photos --report\n"
+    "mrcnn evaluate --dataset=labels.json --detections=results.json\n"
     "mrcnn evaluate --dataset=scenes --tile=1024",
     "detect": 'mrcnn detect photo.jpg --weights=coco\nmrcnn detect photos/ "more/*.jpg" film.mp4\n'
     "mrcnn detect scene.tif --tile=1024 --overlap=256",

@@ -200,7 +200,7 @@ def category_ids_of(class_names: Sequence[str]) -> dict[int, int] | None:
 # ------------------------------------------------------------------------------------------------
 
 
-def read_annotations(path: Any, crowds: str = "auto") -> Any:
+def read_annotations(path: Any, crowds: str = "auto", content: dict | None = None) -> Any:
     """Reads and checks a json of annotations.
 
     The variants that CVAT, VIA, Roboflow, Label Studio and others write are converted to COCO's
@@ -224,6 +224,7 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
             crowds train nothing; likewise in a file of V7 or supervision, which write it for every
             object with a hole or in several parts. "keep": as in the file. "objects": no annotation
             is a crowd.
+        content: the json's content, edited; None to read it.
 
     Returns:
         pycocotools.coco.COCO, with the attributes `problems`, a text for each image, annotation or
@@ -249,7 +250,7 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
         coco = COCO()
         coco.problems = []
         coco.incomplete = set()
-        coco.dataset = _parse(path, coco.problems)
+        coco.dataset = _parse(path, coco.problems, content)
         if panoptic.is_panoptic(coco.dataset["annotations"]):
             panoptic.to_instances(coco.dataset, path, coco.problems)
         _warn_of_partial_annotation(coco.dataset["images"], path)
@@ -337,19 +338,24 @@ def _leave_out(
     problems += [f"{path}: {subject} that {problem}: {entry}" for entry in entries]
 
 
-def _parse(path: pathlib.Path, problems: list[str]) -> dict:
+def _parse(path: pathlib.Path, problems: list[str], content: dict | None = None) -> dict:
     """Reads the json and makes "images", "annotations" and "categories" lists of dicts with ids.
 
-    problems: a text for each entry that is left out is appended.
+    Args:
+        path: of the json.
+        problems: a text for each entry that is left out is appended.
+        content: of the json, edited; None to read it.
 
     Raises:
         ValueError: invalid JSON, another format, or an image or a category without an id.
     """
-    try:
-        data = files.read_json(path)
-    except ValueError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"{path} is no valid json (cut off or damaged?): {reason}") from error
+    data: Any = content
+    if data is None:
+        try:
+            data = files.read_json(path)
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            raise ValueError(f"{path} is no valid json (cut off or damaged?): {reason}") from error
     required = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(
         isinstance(data.get(key), (list, dict)) for key in required

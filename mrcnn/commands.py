@@ -54,6 +54,7 @@ from mrcnn.visualize import sure  # noqa: F401 (re-exported for older scripts)
 if TYPE_CHECKING:
     from mrcnn.config import Config
     from mrcnn.model import MaskRCNN
+    from mrcnn.reading import Annotations
     from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
@@ -733,6 +734,14 @@ def evaluate(
     journal = pathlib.Path(args.output) / "evaluation.jsonl"
     tiling = _tiling(args)
     result = evaluation.evaluate(model, dataset, image_ids, resume=journal, **tiling)
+    _tell(result, args)
+    if report:
+        write_report(model, result, dataset, args)
+    return result
+
+
+def _tell(result: evaluation.Evaluation, args: argparse.Namespace) -> None:
+    """Prints an evaluation and saves it into --output."""
     print(f"\n{result.table()}\n\n{result.summary()}\n")
     if result.unreadable:
         print(
@@ -741,8 +750,44 @@ def evaluate(
         )
     for path in result.save(args.output):
         print(path)
-    if report:
-        write_report(model, result, dataset, args)
+
+
+def evaluate_detections(
+    rows: list[dict], annotated: Annotations, args: argparse.Namespace
+) -> evaluation.Evaluation:
+    """Prints and saves the metrics of stored detections.
+
+    Args:
+        rows: of `detections.read_rows`.
+        annotated: the annotations that they are compared with.
+        args: detections, the file of the rows; output, limit, report.
+
+    Raises:
+        ValueError: detections of other images or classes, or without a score or a shape.
+    """
+    from mrcnn import annotations, detections
+
+    dataset = annotations.dataset_of(annotated)
+    image_ids = dataset.image_ids[: args.limit or None]
+    has_points = bool(rows) and all(row.get("keypoints") for row in rows)
+    keypoints = has_points and bool(getattr(dataset, "keypoint_names", ()))
+    truth = evaluation.ground_truth(dataset, None, keypoints)
+    rows = detections.rows_of(rows, args.detections, annotated, truth)
+    if args.limit:
+        others = set(truth.image_ids.values())
+        truth = evaluation.ground_truth(dataset, image_ids, keypoints)
+        others -= set(truth.image_ids.values())
+        rows = [row for row in rows if row["image_id"] not in others]
+    masks = any(row.get("segmentation") for row in rows)
+    if rows and not masks:
+        logger.warning("%s: detections without masks; boxes alone are compared", args.detections)
+    result = evaluation.evaluate_detections(
+        dataset, rows, image_ids, masks, truth=truth, keypoints=keypoints
+    )
+    _tell(result, args)
+    if args.report is not None:
+        title = f"{os.path.basename(os.path.abspath(args.detections))}: evaluation"
+        print(reports.write(result, dataset, report_path(args), title=title))
     return result
 
 

@@ -838,6 +838,8 @@ def _slashed(name: str) -> str:
 
 def _not_there(name: str, folders: Sequence[_ImageFolder]) -> str:
     """The reason why a name has no file, for messages."""
+    if not folders:
+        return f"no file {_slashed(name)}, and no folder of the images (images=, --images)"
     path = os.path.join(folders[0].folder, _slashed(name))
     try:
         if os.path.exists(path):
