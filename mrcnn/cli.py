@@ -978,7 +978,8 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspect(args: argparse.Namespace) -> dict[str, Any]:
-    entries = [_inspected(path, args) for path in args.paths]
+    drawn: set[str] = set()
+    entries = [_inspected(path, args, drawn) for path in args.paths]
     for entry in entries:
         for key, value in entry.items():
             if isinstance(value, dict):
@@ -990,8 +991,11 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
     return {"inspected": entries}
 
 
-def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A file or folder as `mrcnn inspect --json` describes it."""
+def _inspected(path: str, args: argparse.Namespace, drawn: set[str]) -> dict[str, Any]:
+    """A file or folder as `mrcnn inspect --json` describes it.
+
+    drawn: paths of the drawings of this call; edited.
+    """
     from mrcnn import media
 
     if not os.path.exists(path):
@@ -1004,7 +1008,7 @@ def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
         return _inspected_image(path)
     if pathlib.Path(path).suffix.lower() in media.VIDEO_SUFFIXES and media.is_video(path):
         return _inspected_video(path)
-    return _inspected_dataset(path, args)
+    return _inspected_dataset(path, args, drawn)
 
 
 def _is_xml_of_annotations(path: str) -> bool:
@@ -1059,8 +1063,8 @@ def _inspected_video(path: str) -> dict[str, Any]:
     """The video's frames; ValueError for one that can't be read."""
     from mrcnn import media
 
-    frames, rate = media.video_info(path)
     try:
+        frames, rate = media.video_info(path)
         height, width = next(media.read_video(path)).shape[:2]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -1073,7 +1077,7 @@ def _inspected_video(path: str) -> dict[str, Any]:
     }
 
 
-def _inspected_dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
+def _inspected_dataset(path: str, args: argparse.Namespace, drawn: set[str]) -> dict[str, Any]:
     import collections
 
     import numpy as np
@@ -1096,12 +1100,18 @@ def _inspected_dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
         "problems": annotated.problems,
     }
     if args.draw:
-        entry["drawn"] = _drawn(annotated, args)
+        entry["drawn"] = _drawn(annotated, args, drawn)
     return entry
 
 
-def _drawn(annotated: Annotations, args: argparse.Namespace) -> list[str]:
-    """Draws the objects of the first images. Returns the paths of the drawings."""
+def _drawn(annotated: Annotations, args: argparse.Namespace, drawn: set[str]) -> list[str]:
+    """Draws the objects of the first images. Returns the paths of the drawings.
+
+    drawn: paths of the drawings of this call, which are not replaced; edited.
+
+    Raises:
+        ValueError: a drawing would replace an image of the dataset.
+    """
     import dataclasses
 
     import numpy as np
@@ -1111,13 +1121,28 @@ def _drawn(annotated: Annotations, args: argparse.Namespace) -> list[str]:
     selected = dataclasses.replace(annotated, images=annotated.images[: args.draw])
     dataset = annotations.AnnotatedDataset.of("mrcnn", selected)
     paths = []
-    for image_id, name in zip(dataset.image_ids, convert.target_names(selected.images, flat=True)):
+    for name in convert.target_names(selected.images, flat=True):
+        plain = pathlib.Path(args.output) / pathlib.Path(name).with_suffix(".png")
+        path = plain
+        number = 1
+        while str(path) in drawn:
+            number += 1
+            path = plain.with_stem(f"{plain.stem}_{number}")
+        drawn.add(str(path))
+        paths.append(path)
+    inputs = {os.path.realpath(image.path) for image in annotated.images}
+    replaced = [str(path) for path in paths if os.path.realpath(path) in inputs]
+    if replaced:
+        raise ValueError(
+            f"the drawings would replace {len(replaced)} images of {annotated.path}"
+            f" ({files.several(replaced)}); choose another --output. Received: {args.output}"
+        )
+    for image_id, path in zip(dataset.image_ids, paths):
         truth = inspection.true_objects(dataset, image_id)
         truth["scores"] = None
         picture = media.paint(dataset.load_image(image_id), truth, dataset.class_names)
-        path = pathlib.Path(args.output) / pathlib.Path(name).with_suffix(".png")
-        paths.append(media.write_image(path, np.asarray(picture)))
-    return paths
+        media.write_image(path, np.asarray(picture))
+    return list(map(str, paths))
 
 
 def _convert(args: argparse.Namespace) -> dict[str, Any]:

@@ -395,6 +395,24 @@ def test_convert_and_inspect(here, capsys):
     assert (painted[10, 10] != (90, 120, 30)).any() and tuple(painted[38, 58]) == (90, 120, 30)
 
 
+def test_drawings_replace_no_image(here, capsys):
+    """The photographs of --output were painted over, without a word."""
+    for folder in ("photos", "more"):
+        for name in ("a.png", "b.png"):
+            picture(here / folder / name)
+        coco_json(here / folder / "labels.json", ["a.png", "b.png"])
+    before = (here / "photos" / "b.png").read_bytes()
+    (here / "link").symlink_to("photos")
+    for output in ("photos", "link"):
+        code, _, err = run(capsys, "inspect", "photos", "--draw=2", f"--output={output}")
+        assert code == 1 and "the drawings would replace 2 images of photos" in err
+        assert (here / "photos" / "b.png").read_bytes() == before
+    code, out, _ = run(capsys, "inspect", "photos", "more", "--draw=1", "--output=out", "--json")
+    drawn = [entry["drawn"] for entry in json.loads(out)["inspected"]]
+    assert code == 0 and drawn == [["out/a.png"], ["out/a_2.png"]]
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["a.png", "a_2.png"]
+
+
 def test_inspect_of_xml(here, capsys):
     """CVAT's annotations are no model of OpenVINO, whose files end so too."""
     picture(here / "a.png")
