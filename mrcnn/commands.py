@@ -740,16 +740,36 @@ def evaluate(
     return result
 
 
-def _tell(result: evaluation.Evaluation, args: argparse.Namespace) -> None:
-    """Prints an evaluation and saves it into --output."""
+def _tell(result: evaluation.Evaluation, args: argparse.Namespace, results: bool = True) -> None:
+    """Prints an evaluation and saves it into --output; results: with results.json."""
     print(f"\n{result.table()}\n\n{result.summary()}\n")
     if result.unreadable:
         print(
             f"{len(result.unreadable)} of {result.images} images could not be read; their objects"
             " count as missed\n"
         )
-    for path in result.save(args.output):
+    for path in result.save(args.output, results):
         print(path)
+    if results:
+        _remove_index_of_detections(args.output)
+
+
+def _remove_index_of_detections(output: str) -> None:
+    """Removes images.json of an earlier `mrcnn detect`, whose results.json has been replaced.
+
+    With it the new results would be taken for those of its images.
+    """
+    from mrcnn import detections
+
+    try:
+        index = detections.index_of(output)
+    except ValueError:  # damaged, and so no detection's
+        return
+    written: dict[str, Any] = {"info": {}, "annotations": []}
+    if index is not None and written.items() <= index.items():
+        path = os.path.join(output, detections.INDEX)
+        os.remove(path)
+        logger.warning("%s is removed: the detections of its images are replaced", path)
 
 
 def evaluate_detections(
@@ -784,7 +804,7 @@ def evaluate_detections(
     result = evaluation.evaluate_detections(
         dataset, rows, image_ids, masks, truth=truth, keypoints=keypoints
     )
-    _tell(result, args)
+    _tell(result, args, results=False)
     if args.report is not None:
         title = f"{os.path.basename(os.path.abspath(args.detections))}: evaluation"
         print(reports.write(result, dataset, report_path(args), title=title))

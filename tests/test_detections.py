@@ -2,6 +2,7 @@
 
 import json
 import os
+import types
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mrcnn import annotations, cli, detections, evaluate
+from mrcnn import annotations, cli, commands, detections, evaluate
 from mrcnn.annotations import AnnotationError
 
 HEIGHT = 40
@@ -197,6 +198,32 @@ def test_what_detect_wrote_goes_by_names(here, capsys, caplog, kind):
     assert done["bbox"]["AR1"] == pytest.approx(2 / 3)
     assert "1 of 3 annotated images have no detections and are not in images.json" in caplog.text
     assert os.path.isfile(done["report"])
+
+
+def test_the_detections_stay_as_they_are(here, capsys):
+    """Also in the folder that evaluate writes into by default."""
+    path = labels(here / "photos" / "labels.json")
+    results(here / "results")
+    before = {file: (here / "results" / file).read_bytes() for file in os.listdir("results")}
+    options = ("evaluate", f"--dataset={path}", "--detections=results/results.json")
+    first = run(capsys, *options)[1]
+    assert {file: (here / "results" / file).read_bytes() for file in before} == before
+    assert run(capsys, *options)[1] == first
+
+
+def test_an_evaluation_over_a_detection_leaves_no_other_index(here, caplog):
+    """`mrcnn detect` and then `mrcnn evaluate` of other images, both into results/."""
+    path = labels(here / "photos" / "labels.json")
+    results(here / "results")
+    dataset = annotations.dataset_of(annotations.read(path))
+    result = evaluate.evaluate_detections(dataset, [], masks=False)
+    commands._tell(result, types.SimpleNamespace(output="results"))
+    assert not os.path.exists("results/images.json")
+    assert "images.json is removed: the detections of its images are replaced" in caplog.text
+    # Another file of that name is the user's own.
+    write(here / "results" / "images.json", {"images": [], "categories": []})
+    commands._tell(result, types.SimpleNamespace(output="results"))
+    assert os.path.exists("results/images.json")
 
 
 def test_detections_of_other_images_and_classes(here, capsys, caplog):
