@@ -113,7 +113,10 @@ def rows_of(rows: list[dict], path: Any, annotated: Annotations, truth: Any) -> 
             )
         return rows
     image_ids = _ids_by_name(index, annotated, list(truth.image_ids.values()), path)
-    categories = {category["name"]: category["id"] for category in truth.data["categories"]}
+    # Not by the truth's names, of which a second "BG" or "cat" has a number.
+    categories = {name: class_id for class_id, name in enumerate(annotated.classes, 1)}
+    if truth.official:
+        categories = {item["name"]: item["id"] for item in reversed(annotated.categories)}
     names = {category["id"]: str(category["name"]) for category in index["categories"]}
     converted = []
     unknown: collections.Counter = collections.Counter()

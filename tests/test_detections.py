@@ -173,9 +173,11 @@ def test_figures_are_those_of_pycocotools(here, capsys):
 
 
 @pytest.mark.parametrize("kind", ("coco", "via"))
-def test_what_detect_wrote_goes_by_names(here, capsys, caplog, kind):
+@pytest.mark.parametrize("name", ("cat", "BG"))
+def test_what_detect_wrote_goes_by_names(here, capsys, caplog, kind, name):
     """Its ids of images and classes are others than those of the annotations."""
     path = labels(here / "photos" / "labels.json")
+    path.write_text(path.read_text().replace('"cat"', f'"{name}"'))
     if kind == "via":
         annotated = annotations.read(path)
         path.unlink()
@@ -188,7 +190,7 @@ def test_what_detect_wrote_goes_by_names(here, capsys, caplog, kind):
                 regions.append({"shape_attributes": shape, "region_attributes": attributes})
             entries[image.name] = {"filename": image.name, "regions": regions}
         path = write(here / "photos" / "via.json", entries)
-    results(here / "results")
+    results(here / "results", classes=("dog", name))
     code, done, err = run(
         capsys, "evaluate", f"--dataset={path}", "--detections=results", "--output=out", "--report"
     )
