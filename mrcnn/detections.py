@@ -116,7 +116,9 @@ def rows_of(rows: list[dict], path: Any, annotated: Annotations, truth: Any) -> 
     # Not by the truth's names, of which a second "BG" or "cat" has a number.
     categories = {name: class_id for class_id, name in enumerate(annotated.classes, 1)}
     if truth.official:
-        categories = {item["name"]: item["id"] for item in reversed(annotated.categories)}
+        categories = {}
+        for category in annotated.categories:
+            categories.setdefault(category["name"], category["id"])
     names = {category["id"]: str(category["name"]) for category in index["categories"]}
     converted = []
     unknown: collections.Counter = collections.Counter()
