@@ -41,6 +41,7 @@ from mrcnn.cvat import (
     xml_root,
 )
 from mrcnn.datumaro_json import is_datumaro, read_datumaro
+from mrcnn.detections import are_detections, as_annotations, index_of
 from mrcnn.label_studio import is_label_studio, read_tasks
 from mrcnn.labelbox import is_labelbox, read_labelbox
 from mrcnn.labelme import (
@@ -85,6 +86,7 @@ from mrcnn.outlines import (
     crop_of,
 )
 from mrcnn.reading import (
+    BACKGROUNDS,
     LINES_SUFFIXES,
     OTHER_SUFFIXES,
     AnnotatedImage,
@@ -138,6 +140,7 @@ __all__ = [
     "VOC_CLASSES",
     "YAML_SUFFIXES",
     "crop_of",
+    "dataset_of",
     "is_yolo",
     "read",
     "read_cityscapes",
@@ -261,6 +264,33 @@ class AnnotatedDataset(utils.Dataset):
                 class_id = -class_id
             class_ids.append(class_id)
         return info["annotation"].masks(), np.array(class_ids, np.int32)
+
+
+def dataset_of(annotated: Annotations) -> Any:
+    """A prepared `Dataset` of annotations; of COCO's json with its ids, areas and boxes."""
+    is_coco = bool(annotated.categories) and all(
+        image.extra is not None
+        and all(isinstance(region.shape, CocoSegmentation) for region in image.regions)
+        for image in annotated.images
+    )
+    if not is_coco:
+        return AnnotatedDataset.of("mrcnn", annotated)
+    dataset = coco.CocoDataset()
+    for category in annotated.categories:
+        dataset.add_class("coco", category["id"], category["name"])
+        dataset.keypoint_names = tuple(category.get("keypoints") or dataset.keypoint_names)
+    for image in annotated.images:
+        dataset.add_image(
+            "coco",
+            image.extra["id"],  # type: ignore[index]
+            image.path,
+            width=image.width,
+            height=image.height,
+            annotations=[region.shape.annotation for region in image.regions],  # type: ignore
+            json=annotated.path,
+        )
+    dataset.prepare()
+    return dataset
 
 
 # ---- Any format ----------------------------------------------------------------------------------
@@ -790,7 +820,10 @@ def _is_empty(data: Any, name: str) -> bool:
 
 # Json formats that are not read: the keys that identify one, and its description.
 _FOREIGN_FORMATS = (
-    ({"image_id", "category_id", "score"}, "COCO's results, detections without their images"),
+    (
+        {"image_id", "category_id", "score"},
+        "COCO's results, detections, without images.json beside them",
+    ),
     ({"image", "annotations"}, "a json of CreateML, without an object's box"),
     (
         {"annotation"},
@@ -887,11 +920,18 @@ def _read_file(
     root: the folder in which the file was searched for.
     """
     path = os.fspath(path)
+    data: Any
     if path.lower().endswith(".csv"):
         data = load_csv(path)
     else:
         data = load_json(path)
     name = _format_of(data)
+    if expected in (None, "coco") and are_detections(data):
+        index = index_of(path)
+        if index is not None:
+            return _read_detections(
+                Reader(path, images, keep_empty, root, need_files), data, index, images
+            )
     if expected and name and expected != _without_version(name):
         raise AnnotationError(f"{path}: expected a {expected} json. Received: a {name} one")
     if name == "via":
@@ -971,16 +1011,57 @@ def read_coco(
     return _read_any(path, images, keep_empty=keep_empty, expected="coco")
 
 
-def _read_coco(reader: Reader, crowds: str) -> Annotations:
-    """Reads the json of a reader; `crowds` as for `read`."""
+def _read_detections(
+    reader: Reader, rows: list[dict], index: dict, images: Any = None
+) -> Annotations:
+    """Reads COCO's results as annotations, such as a file that `mrcnn detect` wrote.
+
+    Beside the file lie painted copies of the images, which are not taken: the images are those in
+    the folder `images`, or those at the paths in `index`.
+
+    Args:
+        reader: of the file.
+        rows: its content.
+        index: see `detections.index_of`.
+        images: see `read`.
+    """
+    logger.warning("%s: %d detections are read as annotated objects", reader.path, len(rows))
+    reader.folders = []
+    if images is not None:
+        reader.folders = [os.fspath(images)]
+    known = []
+    for image in index["images"]:
+        if isinstance(image, dict) and "frame" in image:
+            place = f"image {image.get('file_name')!r}, frame {image['frame']}"
+            reader.problem(place, "expected an image's file. Received: a frame of a video")
+        else:
+            known.append(image)
+    frames = {image["id"] for image in index["images"] if image not in known}
+    rows = [row for row in rows if row["image_id"] not in frames]
+    content = as_annotations(rows, {**index, "images": known})
+    return _read_coco(reader, "keep", content, images is None)
+
+
+def _read_coco(
+    reader: Reader, crowds: str, content: dict | None = None, by_path: bool = False
+) -> Annotations:
+    """Reads the json of a reader.
+
+    Args:
+        reader: of the json.
+        crowds: as for `read`.
+        content: of the json; None to read it.
+        by_path: the names of images are paths from the current folder, or from the root.
+    """
     try:
-        data = coco.read_annotations(reader.path, crowds)
+        data = coco.read_annotations(reader.path, crowds, content)
     except ValueError as error:
         raise AnnotationError(str(error)) from error
     detections = os.path.join(reader.own_folder, "results.json")
     if not data.anns and os.path.isfile(detections):
         logger.warning(
-            "%s: it has images without objects; the detections in %s are not read as such",
+            "%s: it has images without objects; the detections in %s are not read as such, unless"
+            " this file is named",
             reader.path,
             detections,
         )
@@ -996,6 +1077,8 @@ def _read_coco(reader: Reader, crowds: str) -> Annotations:
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
         size = given_size(image.get("height"), image.get("width"))
         entry = Entry(image["file_name"], regions, size, coco.other_names(image), extra=image)
+        if by_path and os.path.isfile(entry.name):
+            entry.file = entry.name
         reader.add(entry, annotated=bool(items) or image_id in data.incomplete)
     annotated = reader.finish(
         list(dict.fromkeys(names[category_id] for category_id in sorted(names)))
@@ -1007,14 +1090,28 @@ def _read_coco(reader: Reader, crowds: str) -> Annotations:
 def _coco_names(path: str, data: Any) -> dict[Any, str]:
     """{category id: name}; of categories with the same name, only those that have annotations.
 
+    A background without annotations, as labelme2coco writes it, is left out with a warning.
+
     data: pycocotools.coco.COCO.
     """
-    names = {category_id: category["name"] for category_id, category in data.cats.items()}
+    used = {item["category_id"] for item in data.anns.values()}
+    names = {}
+    for category_id, category in data.cats.items():
+        name = category["name"]
+        if name.lower() in BACKGROUNDS and category_id not in used:
+            logger.warning(
+                "%s: the category %s (%s) has no annotations and is left out: what no object covers"
+                " is background without it",
+                path,
+                category_id,
+                name,
+            )
+        else:
+            names[category_id] = name
     counts = collections.Counter(names.values())
     repeated = [name for name, count in counts.items() if count > 1]
     if not repeated:
         return names
-    used = {item["category_id"] for item in data.anns.values()}
     unused = [name for name in repeated if not any(names[number] == name for number in used)]
     if unused:
         raise AnnotationError(

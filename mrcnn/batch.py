@@ -1171,7 +1171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the program an error comes from"
     )
-    args = parser.parse_intermixed_args(arguments)
+    args = files.parsed(parser, arguments)
     if args.model.lower().endswith((".h5", ".keras", ".pth", ".npz")):
         parser.error(
             f"{args.model} has weights without settings: export the model, or use a sample's"

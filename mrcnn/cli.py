@@ -230,10 +230,17 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, WEIGHTS + "; or an exported model (default: last)")
     batch.add_runtime_options(parser)
     parser.add_argument(
+        "--detections",
+        metavar="FILE",
+        help="no model: the detections of a results.json in COCO's format, of any program; where"
+        " images.json lies beside it, as `mrcnn detect` writes it, images and classes go by their"
+        " names, else by their ids",
+    )
+    parser.add_argument(
         "--subset",
         choices=("val", "train", "all"),
-        default="val",
-        help="of the dataset's images (default: %(default)s)",
+        help="of the dataset's images (default: val; all with --detections, where the dataset has"
+        " no validation set of its own)",
     )
     _add_limit(parser)
     _add_output(parser)
@@ -683,13 +690,22 @@ def _read(
 ) -> Annotations:
     """The annotations at a path, read with the options of `_add_reading`.
 
-    images, keep_empty, root: see `annotations.read`.
+    images, keep_empty, root: see `annotations.read`. Where detections are evaluated, nothing but a
+    report needs the files of the images.
     """
     from mrcnn import annotations
 
     images = args.images or images
+    need_files = getattr(args, "detections", None) is None or args.report is not None
     return annotations.read(
-        path, images, args.attribute, args.label, keep_empty, crowds=args.crowds, root=root
+        path,
+        images,
+        args.attribute,
+        args.label,
+        keep_empty,
+        need_files,
+        crowds=args.crowds,
+        root=root,
     )
 
 
@@ -856,20 +872,55 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
             commands.report_path(args)
         except ValueError as error:
             raise _UsageError(f"--report: {error}") from error
+    if args.detections is not None:
+        return _evaluate_detections(args)
     if not commands.sets(args, "DETECTION_MIN_CONFIDENCE") and not _is_exported(args.weights):
         args.set.append("DETECTION_MIN_CONFIDENCE=0.0")  # AP counts detections of any score
     info = _info_of_weights(args)
-    if args.subset == "all":
-        annotated = _read(args, args.dataset, keep_empty=True)
-    elif args.subset == "val":
-        annotated = _own_validation_set(args) or _sets(args)[1]
-    else:
-        annotated = _sets(args)[0]
+    annotated = _to_evaluate(args)
     model, names, _ = _model_of(args, info)
     if info is None:
         _warn_of_limit(model, args)
     dataset = annotations.AnnotatedDataset.of("mrcnn", annotated, names[1:])
-    result = commands.evaluate(model, dataset, args)
+    return _evaluated(commands.evaluate(model, dataset, args), args)
+
+
+def _to_evaluate(args: argparse.Namespace) -> Annotations:
+    """The images of --subset."""
+    if args.subset == "all":
+        return _read(args, args.dataset, keep_empty=True)
+    if args.subset == "train":
+        return _sets(args)[0]
+    own = _own_validation_set(args)
+    if own is None and args.detections is not None and args.subset is None:
+        return _read(args, args.dataset, keep_empty=True)
+    return own or _sets(args)[1]
+
+
+def _evaluate_detections(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluates the file of --detections."""
+    from mrcnn import commands, detections
+
+    given = {
+        "--weights": args.weights != "last",
+        "--config": args.config,
+        "--small": args.small,
+        "--set": args.set,
+        "--tile": args.tile,
+        "--threads": args.threads,
+    }
+    for option, value in given.items():
+        if value:
+            raise _UsageError(f"{option} is of a model; --detections has its results already")
+    rows = detections.read_rows(args.detections)
+    annotated = _to_evaluate(args)
+    return _evaluated(commands.evaluate_detections(rows, annotated, args), args)
+
+
+def _evaluated(result: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """What --json prints of an `Evaluation` that is saved in --output."""
+    from mrcnn import commands
+
     figures = json.loads((pathlib.Path(args.output) / "figures.json").read_text(encoding="utf-8"))
     done = {"output": args.output, "images": result.images, **figures}
     if args.report is not None:
@@ -950,7 +1001,8 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspect(args: argparse.Namespace) -> dict[str, Any]:
-    entries = [_inspected(path, args) for path in args.paths]
+    drawn: set[str] = set()
+    entries = [_inspected(path, args, drawn) for path in args.paths]
     for entry in entries:
         for key, value in entry.items():
             if isinstance(value, dict):
@@ -962,8 +1014,11 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
     return {"inspected": entries}
 
 
-def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A file or folder as `mrcnn inspect --json` describes it."""
+def _inspected(path: str, args: argparse.Namespace, drawn: set[str]) -> dict[str, Any]:
+    """A file or folder as `mrcnn inspect --json` describes it.
+
+    drawn: paths of the drawings of this call; edited.
+    """
     from mrcnn import media
 
     if not os.path.exists(path):
@@ -976,7 +1031,7 @@ def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
         return _inspected_image(path)
     if pathlib.Path(path).suffix.lower() in media.VIDEO_SUFFIXES and media.is_video(path):
         return _inspected_video(path)
-    return _inspected_dataset(path, args)
+    return _inspected_dataset(path, args, drawn)
 
 
 def _is_xml_of_annotations(path: str) -> bool:
@@ -1034,8 +1089,8 @@ def _inspected_video(path: str) -> dict[str, Any]:
     """The video's frames; ValueError for one that can't be read."""
     from mrcnn import media
 
-    frames, rate = media.video_info(path)
     try:
+        frames, rate = media.video_info(path)
         height, width = next(media.read_video(path)).shape[:2]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -1048,7 +1103,7 @@ def _inspected_video(path: str) -> dict[str, Any]:
     }
 
 
-def _inspected_dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
+def _inspected_dataset(path: str, args: argparse.Namespace, drawn: set[str]) -> dict[str, Any]:
     import collections
 
     import numpy as np
@@ -1071,12 +1126,18 @@ def _inspected_dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
         "problems": annotated.problems,
     }
     if args.draw:
-        entry["drawn"] = _drawn(annotated, args)
+        entry["drawn"] = _drawn(annotated, args, drawn)
     return entry
 
 
-def _drawn(annotated: Annotations, args: argparse.Namespace) -> list[str]:
-    """Draws the objects of the first images. Returns the paths of the drawings."""
+def _drawn(annotated: Annotations, args: argparse.Namespace, drawn: set[str]) -> list[str]:
+    """Draws the objects of the first images. Returns the paths of the drawings.
+
+    drawn: paths of the drawings of this call, which are not replaced; edited.
+
+    Raises:
+        ValueError: a drawing would replace an image of the dataset.
+    """
     import dataclasses
 
     import numpy as np
@@ -1086,13 +1147,28 @@ def _drawn(annotated: Annotations, args: argparse.Namespace) -> list[str]:
     selected = dataclasses.replace(annotated, images=annotated.images[: args.draw])
     dataset = annotations.AnnotatedDataset.of("mrcnn", selected)
     paths = []
-    for image_id, name in zip(dataset.image_ids, convert.target_names(selected.images, flat=True)):
+    for name in convert.target_names(selected.images, flat=True):
+        plain = pathlib.Path(args.output) / pathlib.Path(name).with_suffix(".png")
+        path = plain
+        number = 1
+        while str(path) in drawn:
+            number += 1
+            path = plain.with_stem(f"{plain.stem}_{number}")
+        drawn.add(str(path))
+        paths.append(path)
+    inputs = {os.path.realpath(image.path) for image in annotated.images}
+    replaced = [str(path) for path in paths if os.path.realpath(path) in inputs]
+    if replaced:
+        raise ValueError(
+            f"the drawings would replace {len(replaced)} images of {annotated.path}"
+            f" ({files.several(replaced)}); choose another --output. Received: {args.output}"
+        )
+    for image_id, path in zip(dataset.image_ids, paths):
         truth = inspection.true_objects(dataset, image_id)
         truth["scores"] = None
         picture = media.paint(dataset.load_image(image_id), truth, dataset.class_names)
-        path = pathlib.Path(args.output) / pathlib.Path(name).with_suffix(".png")
-        paths.append(media.write_image(path, np.asarray(picture)))
-    return paths
+        media.write_image(path, np.asarray(picture))
+    return list(map(str, paths))
 
 
 def _convert(args: argparse.Namespace) -> dict[str, Any]:
@@ -1223,6 +1299,7 @@ EXAMPLES = {
     "evaluate": "mrcnn evaluate --dataset=photos\n"
     "mrcnn evaluate --dataset=/data/coco --weights=coco --limit=500\n"
     "mrcnn evaluate --dataset=photos --report\n"
+    "mrcnn evaluate --dataset=labels.json --detections=results.json\n"
     "mrcnn evaluate --dataset=scenes --tile=1024",
     "detect": 'mrcnn detect photo.jpg --weights=coco\nmrcnn detect photos/ "more/*.jpg" film.mp4\n'
     "mrcnn detect scene.tif --tile=1024 --overlap=256",
@@ -1272,10 +1349,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     if arguments and arguments[0] in COMMANDS:
         parser = _fill(_Parser(prog=f"mrcnn {arguments[0]}"), arguments[0])
-        args = parser.parse_intermixed_args(arguments[1:])
+        args = files.parsed(parser, arguments[1:])
         args.command = arguments[0]
-        for name, value in vars(args).items():
-            setattr(args, name, files.at_home(value))
         return args
     return build_parser().parse_args(arguments)
 

@@ -200,7 +200,7 @@ def category_ids_of(class_names: Sequence[str]) -> dict[int, int] | None:
 # ------------------------------------------------------------------------------------------------
 
 
-def read_annotations(path: Any, crowds: str = "auto") -> Any:
+def read_annotations(path: Any, crowds: str = "auto", content: dict | None = None) -> Any:
     """Reads and checks a json of annotations.
 
     The variants that CVAT, VIA, Roboflow, Label Studio and others write are converted to COCO's
@@ -224,6 +224,7 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
             crowds train nothing; likewise in a file of V7 or supervision, which write it for every
             object with a hole or in several parts. "keep": as in the file. "objects": no annotation
             is a crowd.
+        content: the json's content, edited; None to read it.
 
     Returns:
         pycocotools.coco.COCO, with the attributes `problems`, a text for each image, annotation or
@@ -249,10 +250,11 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
         coco = COCO()
         coco.problems = []
         coco.incomplete = set()
-        coco.dataset = _parse(path, coco.problems)
+        coco.dataset = _parse(path, coco.problems, content)
         if panoptic.is_panoptic(coco.dataset["annotations"]):
             panoptic.to_instances(coco.dataset, path, coco.problems)
         _warn_of_partial_annotation(coco.dataset["images"], path)
+        _drop_corners(coco.dataset, path)
         _boxes_to_polygons(coco.dataset["annotations"], path)
         _index(coco, path)
         _check_that_pixels(coco, path)
@@ -337,19 +339,24 @@ def _leave_out(
     problems += [f"{path}: {subject} that {problem}: {entry}" for entry in entries]
 
 
-def _parse(path: pathlib.Path, problems: list[str]) -> dict:
+def _parse(path: pathlib.Path, problems: list[str], content: dict | None = None) -> dict:
     """Reads the json and makes "images", "annotations" and "categories" lists of dicts with ids.
 
-    problems: a text for each entry that is left out is appended.
+    Args:
+        path: of the json.
+        problems: a text for each entry that is left out is appended.
+        content: of the json, edited; None to read it.
 
     Raises:
         ValueError: invalid JSON, another format, or an image or a category without an id.
     """
-    try:
-        data = files.read_json(path)
-    except ValueError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"{path} is no valid json (cut off or damaged?): {reason}") from error
+    data: Any = content
+    if data is None:
+        try:
+            data = files.read_json(path)
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            raise ValueError(f"{path} is no valid json (cut off or damaged?): {reason}") from error
     required = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(
         isinstance(data.get(key), (list, dict)) for key in required
@@ -424,6 +431,82 @@ def _plain_id(value: Any) -> int | str | None:
     if isinstance(value, str) and value != str(number):
         return value
     return number
+
+
+# How many annotations tell whether a file's boxes are corners.
+_SAMPLED_BOXES = 200
+# Rounding of boxes, in pixels.
+_BOX_ROUNDING = 2
+
+
+def _drop_corners(data: dict, path: pathlib.Path) -> None:
+    """Drops boxes that are corners [x1, y1, x2, y2]; they are computed from the polygons then.
+
+    Some converters write them in place of [x, y, width, height]: the polygons tell. Where there are
+    none, a warning is given if boxes reach beyond their images and don't as corners.
+    """
+    outlined = []
+    boxes = []
+    annotations = data["annotations"]
+    for item in annotations:
+        box = None
+        if isinstance(item, dict) and "bbox_mode" not in item:
+            box = sound_box(item.get("bbox"))
+        if box is None:
+            continue
+        boxes.append((item.get("image_id"), box))
+        shape = item.get("segmentation")
+        if isinstance(shape, list) and shape and all(map(is_plain_polygon, shape)):
+            outlined.append((shape, box))
+        if len(outlined) == _SAMPLED_BOXES:
+            break
+    if outlined:
+        # A box from the corner of its image is the same in both forms.
+        telling = [(shape, box) for shape, box in outlined if box[0] + box[1] > _BOX_ROUNDING]
+        if telling and all(_are_corners(shape, box) for shape, box in telling):
+            logger.warning(
+                "%s: the boxes are corners [x1, y1, x2, y2] of the polygons, not COCO's [x, y,"
+                " width, height]; those of the polygons are taken",
+                path,
+            )
+            for item in annotations:
+                if isinstance(item, dict):
+                    item.pop("bbox", None)
+        return
+    sizes = {}
+    for image in data["images"]:
+        sizes[str(image["id"])] = (_side(image.get("width")), _side(image.get("height")))
+    beyond = 0
+    for image_id, (x, y, width, height) in boxes:
+        right, bottom = sizes.get(str(image_id), (None, None))
+        if not right or not bottom:
+            return
+        if not x < width <= right + _BOX_ROUNDING or not y < height <= bottom + _BOX_ROUNDING:
+            return
+        beyond += x + width > right + _BOX_ROUNDING or y + height > bottom + _BOX_ROUNDING
+    if 4 * beyond > len(boxes):
+        logger.warning(
+            "%s: %d of %d boxes reach beyond their image as COCO's [x, y, width, height], and all"
+            " would be within as corners [x1, y1, x2, y2]; they are taken as COCO's",
+            path,
+            beyond,
+            len(boxes),
+        )
+
+
+def _are_corners(polygons: list[list[float]], box: list[float]) -> bool:
+    """Whether a box fits polygons as corners, and not as [x, y, width, height]."""
+    left = min(min(polygon[::2]) for polygon in polygons)
+    top = min(min(polygon[1::2]) for polygon in polygons)
+    right = max(max(polygon[::2]) for polygon in polygons)
+    bottom = max(max(polygon[1::2]) for polygon in polygons)
+    x, y, width, height = box
+
+    def is_near(*corners: float) -> bool:
+        pairs = zip(corners, (left, top, right, bottom))
+        return all(abs(value - expected) <= _BOX_ROUNDING for value, expected in pairs)
+
+    return is_near(x, y, width, height) and not is_near(x, y, x + width, y + height)
 
 
 def _boxes_to_polygons(annotations: list, path: pathlib.Path) -> None:
@@ -743,6 +826,8 @@ def _converted(
     annotation_id = _plain_id(annotation.get("id"))
     image_id = _known_id(annotation.get("image_id"), coco.imgs, image_numbers)
     if image_id is None:
+        image_id = _image_of_name(annotation.get("image_id"), coco)
+    if image_id is None:
         left_out[NO_IMAGE].append(f"{annotation_id} (image {annotation.get('image_id')})")
         return None
     category_id = _category_of(annotation.get("category_id"), coco.cats, category_numbers)
@@ -767,6 +852,23 @@ def _converted(
         return None
     converted.update(id=annotation_id, image_id=image_id, category_id=category_id)
     return converted
+
+
+def _image_of_name(value: Any, coco: Any) -> Any:
+    """The id of the image that an annotation names by its file, with or without suffix; else None.
+
+    Several images of that name are none.
+    """
+    if not hasattr(coco, "ids_by_name"):
+        ids: dict[str, set] = {}
+        for image_id, image in coco.imgs.items():
+            name = image["file_name"]
+            for text in (name, os.path.splitext(name)[0]):
+                ids.setdefault(text, set()).add(image_id)
+        coco.ids_by_name = {text: min(same) for text, same in ids.items() if len(same) == 1}
+    if not isinstance(value, str):
+        return None
+    return coco.ids_by_name.get(value)
 
 
 def _category_of(value: Any, categories: dict[Any, dict], by_number: dict[int, Any]) -> Any:

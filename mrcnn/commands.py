@@ -55,6 +55,7 @@ from mrcnn.visualize import sure  # noqa: F401 (re-exported for older scripts)
 if TYPE_CHECKING:
     from mrcnn.config import Config
     from mrcnn.model import MaskRCNN
+    from mrcnn.reading import Annotations
     from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
@@ -336,9 +337,7 @@ def parse(
         SystemExit: after a usage message.
     """
     # Intermixed: `detect --weights=last photo.jpg` as well as `detect photo.jpg --weights=last`.
-    args = parser.parse_intermixed_args(arguments)
-    for name, value in vars(args).items():
-        setattr(args, name, files.at_home(value))
+    args = files.parsed(parser, arguments)
     args.inputs = [*args.inputs, *args.image, *args.video]
     if args.command == "train" and not args.weights:
         parser.error("train needs --weights: coco, imagenet, last, none or a path")
@@ -743,16 +742,80 @@ def evaluate(
     journal = pathlib.Path(args.output) / "evaluation.jsonl"
     tiling = _tiling(args)
     result = evaluation.evaluate(model, dataset, image_ids, resume=journal, **tiling)
+    _tell(result, args)
+    if report:
+        write_report(model, result, dataset, args)
+    return result
+
+
+def _tell(result: evaluation.Evaluation, args: argparse.Namespace, results: bool = True) -> None:
+    """Prints an evaluation and saves it into --output; results: with results.json."""
     print(f"\n{result.table()}\n\n{result.summary()}\n")
     if result.unreadable:
         print(
             f"{len(result.unreadable)} of {result.images} images could not be read; their objects"
             " count as missed\n"
         )
-    for path in result.save(args.output):
+    for path in result.save(args.output, results):
         print(path)
-    if report:
-        write_report(model, result, dataset, args)
+    if results:
+        _remove_index_of_detections(args.output)
+
+
+def _remove_index_of_detections(output: str) -> None:
+    """Removes images.json of an earlier `mrcnn detect`, whose results.json has been replaced.
+
+    With it the new results would be taken for those of its images.
+    """
+    from mrcnn import detections
+
+    try:
+        index = detections.index_of(output)
+    except ValueError:  # damaged, and so no detection's
+        return
+    written: dict[str, Any] = {"info": {}, "annotations": []}
+    if index is not None and written.items() <= index.items():
+        path = os.path.join(output, detections.INDEX)
+        os.remove(path)
+        logger.warning("%s is removed: the detections of its images are replaced", path)
+
+
+def evaluate_detections(
+    rows: list[dict], annotated: Annotations, args: argparse.Namespace
+) -> evaluation.Evaluation:
+    """Prints and saves the metrics of stored detections.
+
+    Args:
+        rows: of `detections.read_rows`.
+        annotated: the annotations that they are compared with.
+        args: detections, the file of the rows; output, limit, report.
+
+    Raises:
+        ValueError: detections of other images or classes, or without a score or a shape.
+    """
+    from mrcnn import annotations, detections
+
+    dataset = annotations.dataset_of(annotated)
+    image_ids = dataset.image_ids[: args.limit or None]
+    has_points = bool(rows) and all(row.get("keypoints") for row in rows)
+    keypoints = has_points and bool(getattr(dataset, "keypoint_names", ()))
+    truth = evaluation.ground_truth(dataset, None, keypoints)
+    rows = detections.rows_of(rows, args.detections, annotated, truth)
+    if args.limit:
+        others = set(truth.image_ids.values())
+        truth = evaluation.ground_truth(dataset, image_ids, keypoints)
+        others -= set(truth.image_ids.values())
+        rows = [row for row in rows if row["image_id"] not in others]
+    masks = any(row.get("segmentation") for row in rows)
+    if rows and not masks:
+        logger.warning("%s: detections without masks; boxes alone are compared", args.detections)
+    result = evaluation.evaluate_detections(
+        dataset, rows, image_ids, masks, truth=truth, keypoints=keypoints
+    )
+    _tell(result, args, results=False)
+    if args.report is not None:
+        title = f"{os.path.basename(os.path.abspath(args.detections))}: evaluation"
+        print(reports.write(result, dataset, report_path(args), title=title))
     return result
 
 
@@ -1061,7 +1124,7 @@ def detect_exported(arguments: Sequence[str] | None = None) -> None:
     add_tile_options(parser)
     add_track_option(parser)
     parser.add_argument("--traceback", action="store_true")
-    args = parser.parse_intermixed_args(arguments)
+    args = files.parsed(parser, arguments)
     check_output(args)
     _tiling(args)
     check_tracking(args)

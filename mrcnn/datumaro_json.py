@@ -7,6 +7,7 @@ from typing import Any
 from mrcnn import files
 from mrcnn.outlines import CocoSegmentation, Ellipse, Polygons, Rectangle, Shape, rotated
 from mrcnn.reading import (
+    BACKGROUNDS,
     Annotations,
     Entry,
     Problem,
@@ -27,8 +28,6 @@ from mrcnn.reading import (
 _OF_IMAGE = ("label", "caption", "hash_key")
 # Types that are outlines or masks; a box of one group with them is the box of the same object.
 _OUTLINED = ("polygon", "polyline", "mask", "ellipse")
-# Names of the background, which has no annotations.
-_BACKGROUNDS = ("background", "__background__", "bg")
 
 
 def is_datumaro(data: Any) -> bool:
@@ -68,7 +67,7 @@ def read_datumaro(reader: Reader, data: dict) -> Annotations:
         entry.regions = joined_by_group(regions, [_grouped(annotation) for annotation in items])
         reader.add(entry, annotated=bool(items))
     used = {region.name for entry in reader.entries for region in entry.regions}
-    names = [name for name in labels if name in used or name.lower() not in _BACKGROUNDS]
+    names = [name for name in labels if name in used or name.lower() not in BACKGROUNDS]
     return reader.finish(list(dict.fromkeys(names)))
 
 

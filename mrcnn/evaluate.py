@@ -172,8 +172,12 @@ class Evaluation:
             rows = [(title, rows[0][1]), (f"{TITLES[kind]}, COCO's best {limit}", coco_values)]
         return rows
 
-    def save(self, folder: Any) -> list[str]:
+    def save(self, folder: Any, results: bool = True) -> list[str]:
         """Writes tables, figures, results, curves and plots. Returns their paths.
+
+        Args:
+            folder: where to.
+            results: False leaves out results.json, for detections that are in a file already.
 
         table.txt; figures.json, with the attributes "bbox", "segm", "keypoints", "per_class",
         "max_detections", "coco", "images" and "unreadable", and "confusion": {"classes", "matrix"};
@@ -189,8 +193,9 @@ class Evaluation:
         contents = {
             "table.txt": f"{self.table()}\n\n{self.summary()}\n",
             "figures.json": json.dumps(_without_nan(self._figures()), indent=1),
-            "results.json": json.dumps(self.detections, default=plain_value),
         }
+        if results:
+            contents["results.json"] = json.dumps(self.detections, default=plain_value)
         if self.truth is not None and not self.truth.official:
             contents["truth.json"] = json.dumps(self.truth.data, default=plain_value)
         names = [*contents]

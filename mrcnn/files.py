@@ -1,5 +1,6 @@
 """Atomic writing, JSON, image files by their annotated names, downloads, progress bars."""
 
+import argparse
 import contextlib
 import dataclasses
 import errno
@@ -139,6 +140,64 @@ def at_home(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("~/") and not os.path.exists(value):
         return os.path.expanduser(value)
     return value
+
+
+class _EndOfOptions(argparse.Action):
+    """An option without a value that does nothing but end the values of the option before it."""
+
+    def __call__(self, *arguments: Any) -> None:
+        """Called by the parser."""
+
+
+def parsed(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Parses a command line whose inputs may come before, between and after the options.
+
+    What follows "--" are inputs, whatever they begin with: `detect -- -1.jpg`. (Python's own parser
+    drops it where inputs and options are mixed.) ~/ is expanded, see `at_home`.
+
+    Args:
+        parser: of the command; it may get a hidden option.
+        arguments: list of arguments; None for those of the command line.
+    """
+    if arguments is None:
+        arguments = sys.argv[1:]
+    before = list(arguments)
+    behind: list[str] = []
+    if "--" in before:
+        place = before.index("--")
+        behind = [_end_of_options(parser), *map(_as_input, before[place + 1 :])]
+        before = before[:place]
+    for name in before:
+        if name.startswith("-") and "." in name and os.path.lexists(name):
+            parser.error(f"a file whose name begins with a dash is ./{name}. Received: {name}")
+    args = parser.parse_intermixed_args([*before, *behind])
+    for key, value in vars(args).items():
+        setattr(args, key, at_home(value))
+    return args
+
+
+def _end_of_options(parser: argparse.ArgumentParser) -> str:
+    """A hidden option of a parser, which ends the values of the one before it."""
+    option = "--end-of-options"
+    with contextlib.suppress(argparse.ArgumentError):  # it has it already
+        parser.add_argument(
+            option,
+            action=_EndOfOptions,
+            nargs=0,
+            dest=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
+    return option
+
+
+def _as_input(name: str) -> str:
+    """A file name as a parser doesn't take it for an option."""
+    if name.startswith("-"):
+        return os.path.join(os.curdir, name)
+    return name
 
 
 # ---- Text and JSON -------------------------------------------------------------------------------
@@ -779,6 +838,8 @@ def _slashed(name: str) -> str:
 
 def _not_there(name: str, folders: Sequence[_ImageFolder]) -> str:
     """The reason why a name has no file, for messages."""
+    if not folders:
+        return f"no file {_slashed(name)}, and no folder of the images (images=, --images)"
     path = os.path.join(folders[0].folder, _slashed(name))
     try:
         if os.path.exists(path):

@@ -17,6 +17,7 @@ import numpy as np
 from mrcnn import files, utils
 from mrcnn.outlines import Bitmap, cut_bitmap
 from mrcnn.reading import (
+    BACKGROUNDS,
     AnnotationError,
     Annotations,
     Entry,
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 # The colour and number in Pascal VOC's palette of the rims of objects, which belong to no object.
 _VOC_RIM = [224, 224, 192]
 _VOC_RIM_NUMBER = 255
+# Beginnings of a label image's name, before the image's: mask_a.png of a.jpg.
+_MASK_BEGINNINGS = ("mask_", "masks_", "label_", "labels_", "seg_")
 # Endings that programs add to an image's name for its label image.
 _MASK_ENDINGS = (
     "",
@@ -134,6 +137,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
             doubts.check_pieces(relative, regions, item.one_each)
         annotated = bool(regions) or (item.one_each and bool(item.masks))
         reader.add(Entry(relative, regions, size), annotated=annotated)
+    _warn_of_unlabelled(path, sets)
     for file in unused:
         reader.problem(
             f"file {os.path.relpath(file, path)}", "expected an image of its name in the folder"
@@ -145,6 +149,30 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
     if not classes_in_order and (label or "object" in used or not used):
         classes_in_order = [label or "object"]
     return reader.finish([*classes_in_order, *sorted(used - set(classes_in_order))])
+
+
+def _warn_of_unlabelled(path: str, sets: "list[_MaskSet]") -> None:
+    """Warns of images beside those of `sets` that have no label image, and so are left out.
+
+    Of Pascal VOC it is known that only some images have one.
+    """
+    labelled = [item for item in sets if not item.one_each]
+    if not labelled or any(_split_at_objects(item.masks[0])[1] for item in labelled):
+        return
+    known = {name for item in sets for name in (item.image, *item.masks)}
+    unlabelled = []
+    for folder in dict.fromkeys(os.path.dirname(item.image) for item in labelled):
+        for picture in _pictures_in(folder):
+            if picture not in known:
+                unlabelled.append(os.path.relpath(picture, path))
+    if unlabelled:
+        logger.warning(
+            "%s: %d images have no label image and are left out; one of zeros says that nothing is"
+            " on an image: %s",
+            path,
+            len(unlabelled),
+            files.several(unlabelled),
+        )
 
 
 # ---- Cityscapes ----------------------------------------------------------------------------------
@@ -299,11 +327,18 @@ class _LabelDoubts:
     def __init__(self) -> None:
         self.in_pieces: dict[bool, list[str]] = {False: [], True: []}
         self.without_background: list[str] = []
+        self.inverted: list[str] = []
 
     def check_background(self, name: str, labels: np.ndarray) -> None:
         """Checks a label image [H, W] for background."""
-        if labels.size and labels.min() > 0:
+        if not labels.size:
+            return
+        if labels.min() > 0:
             self.without_background.append(name)
+            return
+        rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+        if rim.min() > 0 and rim.min() == rim.max():
+            self.inverted.append(name)
 
     def check_pieces(self, name: str, regions: Sequence[Region], one_each: bool) -> None:
         """Checks the objects of an image. one_each: whether each object has its own file."""
@@ -337,6 +372,14 @@ class _LabelDoubts:
                 path,
                 len(self.without_background),
                 files.several(self.without_background),
+            )
+        if self.inverted:
+            logger.warning(
+                "%s: label images have 0, or black, where nothing is; those of %d images have one"
+                " object along all four edges and 0 within it, as inverted ones have it: %s",
+                path,
+                len(self.inverted),
+                files.several(self.inverted),
             )
 
 
@@ -489,10 +532,6 @@ def _split_at_objects(path: str) -> tuple[str, str, str]:
     return "", "", ""
 
 
-# Names of the background, in lower case.
-_BACKGROUNDS = ("background", "_background_", "__background__", "bg")
-
-
 def _class_names_in(folder: str) -> _ClassNames:
     """The names of classes in a folder's labelmap.txt (CVAT's), class_names.txt or labels.txt
     (LabelMe's), otherwise Pascal VOC's.
@@ -506,7 +545,7 @@ def _class_names_in(folder: str) -> _ClassNames:
             lines = [line.strip() for line in files.read_text(file).splitlines()]
             if lines and lines[0] == "__ignore__":
                 del lines[0]
-            if lines and lines[0].lower() not in _BACKGROUNDS:
+            if lines and lines[0].lower() not in BACKGROUNDS:
                 lines.insert(0, "")  # 0 is always the background
             names = {i: name for i, name in enumerate(lines) if i and name}
             return _ClassNames(names, {}, file)
@@ -546,7 +585,7 @@ def _names_of_labelmap(file: str) -> _ClassNames:
     by_number = {}
     by_colour = {}
     for number, (name, colour) in enumerate(zip(names, colours)):
-        if name.lower() not in _BACKGROUNDS:
+        if name.lower() not in BACKGROUNDS:
             by_number[number] = name
             by_colour[colour or 0] = name
     return _ClassNames(by_number, by_colour, file)
@@ -685,18 +724,39 @@ def voc_numbers() -> dict[int, int]:
 
 
 def semantic_hint(path: str) -> str:
-    """The end of an error message about a folder with images of classes only; "" for others."""
+    """The end of an error message about a folder whose masks can't be used; "" for others.
+
+    They are images of classes, or have other names than the images.
+    """
     folders = [
         name
         for name in sorted(os.listdir(path))
         if name.lower() in ("segmentationclass", "segmentationclasspng")
     ]
     if not folders:
-        return ""
+        return _hint_of_names(path)
     return (
         f"; {folders[0]}/ tells the class of each pixel, not which object it belongs to: that is in"
         " SegmentationObject/"
     )
+
+
+def _hint_of_names(path: str) -> str:
+    """The end of an error message about masks with other names than the images; "" for others."""
+    folders = {name.lower(): name for name in sorted(os.listdir(path))}
+    masks = next((folders[name] for name in _MASK_FOLDERS if name in folders), None)
+    if masks is None:
+        return ""
+    pictures = sorted(_pictures_below(os.path.join(path, masks)))
+    for image_folder in files.IMAGE_FOLDERS:
+        images = sorted(_pictures_below(os.path.join(path, image_folder)))
+        if images and pictures:
+            return (
+                f"; the masks have other names than the images: {masks}/{pictures[0]} and"
+                f" {image_folder}/{images[0]}, not {os.path.splitext(images[0])[0]}.png or"
+                f" {os.path.splitext(images[0])[0]}_0.png"
+            )
+    return ""
 
 
 # ---- Finding the mask files of images ------------------------------------------------------------
@@ -892,6 +952,8 @@ def _labelled(
     for name, image in images.items():
         stem = os.path.splitext(name)[0]
         names = [stem + end for end in endings]
+        folder, base = os.path.split(stem)
+        names += [os.path.join(folder, begin + base) for begin in _MASK_BEGINNINGS]
         names += [name.casefold() for name in names]
         mask = next((masks[name] for name in names if name in masks), None)
         if mask is not None and mask != image:
@@ -996,7 +1058,13 @@ def _read_labels(path: str) -> np.ndarray:
                 is_palette = image.mode == "P"
                 values = np.asarray(image)
                 if image.mode in ("LA", "RGBA"):  # transparent is background
-                    values = np.where(values[..., -1:] == 0, 0, values)
+                    is_clear = values[..., -1:] == 0
+                    values = np.where(is_clear, 0, values)
+                    if is_clear.any() and not is_clear.all() and not values[..., :-1].any():
+                        raise Problem(
+                            "expected objects in other colours than black, which is nothing."
+                            f" Received: {path}, all black on a transparent ground"
+                        )
                 if image.mode == "LA":
                     values = values[..., 0]
                 palette = image.getpalette() or []

@@ -29,7 +29,14 @@ from typing import Any
 import numpy as np
 
 from mrcnn import fonts, utils
-from mrcnn.files import atomic, atomic_together, naming_full_disk, plain_value, write_bytes
+from mrcnn.files import (
+    atomic,
+    atomic_together,
+    naming_full_disk,
+    plain_value,
+    what_it_is,
+    write_bytes,
+)
 from mrcnn.masks import Masks
 from mrcnn.utils import read_image  # noqa: F401  a name that this module offers
 
@@ -369,7 +376,10 @@ def _capture(path: AnyPath) -> Iterator[Any]:
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
-            raise ValueError("OpenCV can't read it as a video")
+            kind = what_it_is(path)
+            if kind:
+                kind = f". It is {kind}"
+            raise ValueError(f"OpenCV can't read it as a video{kind}")
         # MP4 and QuickTime are turned by `turned`: not every build of OpenCV does, and it takes a
         # mirrored video for one that is upside down.
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, int(_matrix_of(path) is None))

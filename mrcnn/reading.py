@@ -38,6 +38,10 @@ from mrcnn.outlines import (
 logger = logging.getLogger(__name__)
 
 
+# Names of the background, in lower case.
+BACKGROUNDS = ("background", "_background_", "__background__", "bg")
+
+
 class AnnotationError(ValueError):
     """An annotation file can't be used; the message names it and what was expected."""
 
@@ -360,7 +364,25 @@ class Reader:
         if classes is None:
             classes = sorted(class_names_of(images))
             self._warn_of_similar_classes(classes)
+        self._warn_of_background(images)
         return Annotations(self.path, images, classes, problems)
+
+    def _warn_of_background(self, images: list[AnnotatedImage]) -> None:
+        """Warns of objects of a class whose name is that of the background."""
+        counts = collections.Counter(
+            region.name
+            for image in images
+            for region in image.regions
+            if region.name.lower() in BACKGROUNDS
+        )
+        for name, count in counts.items():
+            logger.warning(
+                "%s: %d objects are of the class %r, which is trained as any other; whatever no"
+                " object covers is background without it",
+                self.path,
+                count,
+                name,
+            )
 
     def _warn_of_similar_classes(self, classes: list[str]) -> None:
         """Warns of names that differ only in case: several classes, probably by mistake."""

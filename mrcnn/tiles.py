@@ -8,7 +8,9 @@
 An object that several tiles show is detected once. Two detections of overlapping tiles belong to
 one object if their masks match in the overlap of the tiles (IoU of at least .5), or if one of them
 is cut off by its tile and lies mostly inside the other there. If one of the tiles contains the
-whole object, its detection is kept; otherwise the masks are joined.
+whole object, its detection is kept; otherwise the masks are joined. Where tiles only touch (an
+overlap of 0), two masks that reach the seam are joined if half of the shorter one's pixels there
+are beside the other.
 
 Masks are stored as runs, never as arrays of the image's size: memory and time grow with the pixels
 that are processed and the objects that are detected. numpy only.
@@ -23,6 +25,7 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +48,12 @@ CUT_SHARE = 1 / 16
 # Share of a mask that may lie outside a tile that contains the whole object.
 OUTSIDE = 0.02
 
+# From this share of a tile's side on, an overlap is mostly the same pixels again: a warning tells
+# how long an image takes that has more than MANY_TILES, and one of more than MOST_TILES is refused.
+LARGE_OVERLAP = 0.75
+MANY_TILES = 500
+MOST_TILES = 100_000
+
 Window = tuple[int, int, int, int]  # y1, x1, y2, x2
 
 
@@ -66,9 +75,21 @@ def positions(side: int, tile: int, overlap: int) -> list[int]:
 
 
 def windows(shape: Sequence[int], tile: int, overlap: int | None = None) -> list[Window]:
-    """The windows (y1, x1, y2, x2) of all tiles of an image (H, W, ...), row by row."""
+    """The windows (y1, x1, y2, x2) of all tiles of an image (H, W, ...), row by row.
+
+    Raises:
+        ValueError: an invalid tile or overlap; an overlap that makes more than MOST_TILES.
+    """
     tile, overlap = checked(tile, overlap)
     height, width = (int(side) for side in shape[:2])
+    if overlap > LARGE_OVERLAP * tile:
+        count = math.prod(len(positions(side, tile, overlap)) for side in (height, width))
+        if count > MOST_TILES:
+            raise ValueError(
+                f"an image of {height} x {width} pixels has {count:,} tiles of {tile} pixels with"
+                f" an overlap of {overlap}; at most {MOST_TILES:,} with one above"
+                f" {math.floor(LARGE_OVERLAP * tile)}. A fifth, {round(OVERLAP * tile)}, is usual"
+            )
     boxes = []
     for y in positions(height, tile, overlap):
         for x in positions(width, tile, overlap):
@@ -300,11 +321,15 @@ class Merger:
         self.detections += detections
         numbers = list(range(first, len(self.detections)))
         self._parents += numbers
-        self._tiles = [tile for tile in self._tiles if tile[0][2] > window[0]]
+        self._tiles = [tile for tile in self._tiles if tile[0][2] >= window[0]]
         for other, earlier in self._tiles:
             both = _intersection(window, other)
             if both is not None:
                 self._link(numbers, earlier, both)
+                continue
+            for axis in (0, 1):
+                if _touch(other, window, axis):
+                    self._link_at_seam(numbers, earlier, axis, window[axis])
         self._tiles.append((window, numbers))
 
     def _link(self, numbers: list[int], earlier: list[int], both: Window) -> None:
@@ -331,6 +356,49 @@ class Merger:
             has_part = other_inside >= SAME and self.detections[b].is_cut and b not in has_partner
             if is_part or has_part:
                 self._join(a, b)
+
+    def _link_at_seam(self, numbers: list[int], earlier: list[int], axis: int, seam: int) -> None:
+        """Joins the detections of two tiles that touch, where their masks do so along the seam.
+
+        Args:
+            numbers, earlier: the detections behind and before the seam.
+            axis: 0 for a seam between rows, 1 between columns.
+            seam: the first row, or column, behind the seam.
+        """
+        behind = self._at_seam(numbers, axis, seam, seam + CUT_PIXELS)
+        before = self._at_seam(earlier, axis, seam - CUT_PIXELS, seam)
+        for a, places in behind:
+            for b, others in before:
+                if self.detections[a].class_id != self.detections[b].class_id:
+                    continue
+                shared = len(np.intersect1d(places, others, assume_unique=True))
+                if shared >= SAME * min(len(places), len(others)):
+                    self._join(a, b)
+
+    def _at_seam(
+        self, numbers: list[int], axis: int, first: int, last: int
+    ) -> list[tuple[int, np.ndarray]]:
+        """(index, places along the seam) of masks with pixels in rows, or columns, first to last.
+
+        The last one lies outside; places are columns, or rows, that have such pixels.
+        """
+        height, width = self.shape
+        strip = (first, 0, last, width)
+        if axis:
+            strip = (0, first, height, last)
+        lines = []
+        for number, part, _ in self._parts(numbers, strip):
+            if axis:
+                rows = np.arange(height)
+                begins = np.sort(part.starts % height)
+                ends = np.sort(part.stops - part.starts // height * height)
+                covers = np.searchsorted(begins, rows, "right") > np.searchsorted(
+                    ends, rows, "right"
+                )
+                lines.append((number, rows[covers]))
+            else:
+                lines.append((number, np.unique(part.starts // height)))
+        return lines
 
     def _parts(self, numbers: list[int], both: Window) -> list[tuple[int, Runs, int]]:
         """(index, runs, pixels) of the parts of masks in a window, without empty ones."""
@@ -396,6 +464,16 @@ def _intersection(a: Window, b: Window) -> Window | None:
     return y1, x1, y2, x2
 
 
+def _touch(first: Window, second: Window, axis: int) -> bool:
+    """Whether a window ends where another begins, and they share a part of that line.
+
+    axis: 0 for a line between rows, 1 between columns.
+    """
+    other = 1 - axis
+    is_beside = min(first[other + 2], second[other + 2]) > max(first[other], second[other])
+    return first[axis + 2] == second[axis] and is_beside
+
+
 # ---- Detecting -----------------------------------------------------------------------------------
 
 
@@ -418,7 +496,8 @@ def detect(
             part of the image, such as a `TiffImage`.
         tile: side of a tile in pixels. Tiles of IMAGE_MAX_DIM are not resized.
         overlap: pixels that neighbouring tiles share; None for a fifth of a tile. Any object up to
-            this size lies whole in one of the tiles.
+            this size lies whole in one of the tiles. Without any overlap, the halves of an object
+            are joined if they lie side by side along the seam.
         masks: "rle", a list of COCO's run-length encodings, which needs no array of the image's
             size; or "dense", bool [H, W, N].
 
@@ -445,8 +524,14 @@ def detect(
     if hasattr(model.config, "MEAN_PIXEL"):
         sample = _sample(image, getattr(model.config, "IMAGE_CHANNEL_COUNT", 3))
         one_range = functools.partial(data.parts_of, sample, model.config)
+    began = time.monotonic()
     for start in range(0, len(tile_windows), batch_size):
         chunk = tile_windows[start : start + batch_size]
+        if start == batch_size:  # the first batch may have compiled the network
+            began = time.monotonic()
+        if start == 2 * batch_size:
+            seconds = (time.monotonic() - began) * (len(tile_windows) / batch_size - 2)
+            _warn_of_overlap(tile, overlap, len(tile_windows), seconds)
         with one_range():
             results = model.detect([image.window(*window) for window in chunk], masks="lazy")
         for window, result in zip(chunk, results):
@@ -457,6 +542,22 @@ def detect(
                 if result.get(name) is not None:
                     empty[name] = result[name][:0]
     return _result(merger.objects(), shape, masks, empty)
+
+
+def _warn_of_overlap(tile: int, overlap: int, count: int, seconds: float) -> None:
+    """Warns of a large overlap that makes many tiles; seconds: that they will take."""
+    if overlap <= LARGE_OVERLAP * tile or count <= MANY_TILES:
+        return
+    logger.warning(
+        "an overlap of %d in tiles of %d pixels makes %d tiles of this image, about %.0f s; a pixel"
+        " is looked at %.0f times, with an overlap of %d twice at most along each side",
+        overlap,
+        tile,
+        count,
+        seconds,
+        (tile / (tile - overlap)) ** 2,
+        round(OVERLAP * tile),
+    )
 
 
 # Side in pixels of the windows from which the range of values is computed, and their number along

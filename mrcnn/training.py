@@ -1419,6 +1419,80 @@ class Checkpoints(keras.callbacks.Callback):
         self.cost = self.written - start
 
 
+# What Keras's callbacks count, which a process that resumes a run has to know.
+COUNTS: dict[type[keras.callbacks.Callback], tuple[str, ...]] = {
+    keras.callbacks.EarlyStopping: ("best", "wait", "best_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: ("best",),
+}
+
+
+class CallbackCounts(keras.callbacks.Callback):
+    """Keeps what Keras's callbacks have counted, in callbacks.json, for a run that is taken up.
+
+    Without it EarlyStopping would wait anew, and ModelCheckpoint(save_best_only=True) replace the
+    best weights by the first ones. It comes behind them in the list, so that they have counted.
+
+    Args:
+        run: the `Run`.
+        callbacks: of the user.
+    """
+
+    def __init__(self, run: "Run", callbacks: Sequence[Any]):
+        super().__init__()
+        self.run = run
+        self.path = os.path.join(run.owner.log_dir, "callbacks.json")
+        self.counting: dict[str, Any] = {}
+        for callback in callbacks:
+            if any(isinstance(callback, kind) for kind in COUNTS):
+                name = f"{type(callback).__name__} {callback.monitor}"
+                number = sum(other.startswith(name) for other in self.counting)
+                self.counting[f"{name} {number}"] = callback
+
+    def _counts_of(self, callback):
+        """{attribute: value} of a callback."""
+        names = next(names for kind, names in COUNTS.items() if isinstance(callback, kind))
+        counts = {}
+        for name in names:
+            value = getattr(callback, name, None)
+            if value is not None:
+                value = float(value)
+            counts[name] = value
+        return counts
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        kept = {name: self._counts_of(callback) for name, callback in self.counting.items()}
+        with _writing(self.path):
+            media.write_json(self.path, {"epoch": epoch + 1, "callbacks": kept})
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if not self.run.is_taken_up:
+            return
+        try:
+            state = files.read_json(self.path)
+            kept = state["callbacks"]
+            is_of_this_epoch = self.run.owner.epoch - 1 <= state["epoch"] <= self.run.owner.epoch
+        except (OSError, ValueError, KeyError, TypeError):  # of an older version, or none
+            return
+        for name, callback in self.counting.items():
+            if is_of_this_epoch and name in kept:
+                self._restore(callback, kept[name])
+
+    def _restore(self, callback, counts):
+        if getattr(callback, "restore_best_weights", False):
+            logger.warning(
+                "EarlyStopping(restore_best_weights=True) begins anew, with a best %s of %s before:"
+                " the weights of its best epoch were in the memory of the process that ended",
+                callback.monitor,
+                counts.get("best"),
+            )
+            return
+        for name, value in counts.items():
+            if value is not None and name != "best":
+                value = int(value)
+            setattr(callback, name, value)
+
+
 class TrainingPage(keras.callbacks.Callback):
     """Writes training.html after each epoch, see `report.write_training`, and history.json.
 
@@ -1932,6 +2006,7 @@ class Run:
         self.epochs = epochs
         self.layer_regex = layer_regex
         self.step = 0
+        self.is_taken_up = False  # whether it was interrupted before
         self.has_stages = False
         self.stage_callbacks: StageCallbacks | None = None  # of a run with several stages
         self.first_epoch = owner.epoch
@@ -2147,6 +2222,7 @@ class Run:
         self.step = state["step"]
         self.checkpoint = state.get("checkpoint", "")
         finished = state["epoch"] >= state["plan"]["epochs"]
+        self.is_taken_up = not finished
         if finished:
             logger.info(
                 "Going on after epoch %d with the optimizer as it was", state["plan"]["epochs"]
@@ -2362,6 +2438,9 @@ class Run:
         else:
             logger.info("No curves are written for TensorBoard: %s", TENSORBOARD_HINT)
         callbacks.extend(others)
+        counts = CallbackCounts(self, others)
+        if counts.counting and self.cluster is None:
+            callbacks.append(counts)
         if self.writes():
             callbacks.append(TrainingPage(self, stream))
         return callbacks

@@ -1020,6 +1020,32 @@ def test_coco_problems(folder, caplog, change, text):
     ] == [0]
 
 
+@pytest.mark.parametrize("name", ("_background_", "Background", "BG"))
+def test_a_background_without_annotations_is_no_class(folder, caplog, name):
+    """labelme2coco writes _background_ as category 0; it was the first class, without an object."""
+    categories = [{"id": 0, "name": name}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    item = {"segmentation": SQUARE, "category_id": 1}
+    path = write(folder / "x.json", coco([item], categories=categories))
+    annotated = annotations.read(path)
+    assert annotated.classes == ["cat", "dog"]
+    assert [category["id"] for category in annotated.categories] == [1, 2]
+    (line,) = caplog.messages
+    assert f"the category 0 ({name}) has no annotations and is left out" in line
+
+
+@pytest.mark.parametrize("name", ("background", "BG"))
+def test_a_background_with_objects_is_a_class_and_said(folder, caplog, name):
+    categories = [{"id": 1, "name": name}, {"id": 2, "name": "dog"}]
+    item = {"segmentation": SQUARE, "category_id": 1}
+    path = write(folder / "x.json", coco([item], categories=categories))
+    annotated = annotations.read(path)
+    assert annotated.classes == [name, "dog"]
+    assert f"1 objects are of the class {name!r}, which is trained as any other" in caplog.text
+    dataset = annotations.AnnotatedDataset.of("x", annotated)
+    assert dataset.class_names == ["BG", name, "dog"]
+    assert dataset.load_mask(0)[1].tolist() == [1]
+
+
 def test_coco_problems_of_the_file(folder):
     path = write(
         folder / "x.json", coco([], categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}])
@@ -2299,3 +2325,75 @@ def test_cityscapes(tmp_path):
     shutil.rmtree(tmp_path / "leftImg8bit" / "train")
     with pytest.raises(AnnotationError, match="ulm_000001_000019_leftImg8bit.png"):
         annotations.read(tmp_path)
+
+
+# ---- Label images with doubts --------------------------------------------------------------------
+
+
+def label_images(folder, labels, name="{}.png"):
+    """images/a.jpg and b.jpg, and masks/ with label images of them; None for none."""
+    (folder / "masks").mkdir()
+    (folder / "images").mkdir()
+    for letter, values in zip("ab", labels):
+        Image.new("RGB", (WIDTH, HEIGHT), (10, 200, 30)).save(folder / "images" / f"{letter}.jpg")
+        if values is not None:
+            Image.fromarray(values).save(folder / "masks" / name.format(letter))
+    return folder
+
+
+def two_squares():
+    """[HEIGHT, WIDTH] uint8 with the objects 1, of 100 pixels, and 2, of 200."""
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[5:15, 5:15] = 1
+    labels[20:30, 30:50] = 2
+    return labels
+
+
+def test_an_image_without_its_label_image_is_said(tmp_path, caplog):
+    """It was left out without a word; a label image of zeros is one without objects."""
+    path = label_images(tmp_path, [two_squares(), None])
+    annotated = annotations.read(path, keep_empty=True)
+    assert [image.name for image in annotated.images] == ["images/a.jpg"]
+    (line,) = caplog.messages
+    assert "1 images have no label image and are left out" in line and "images/b.jpg" in line
+    caplog.clear()
+    Image.fromarray(two_squares() * 0).save(tmp_path / "masks" / "b.png")
+    assert len(annotations.read(path, keep_empty=True).images) == 2 and not caplog.messages
+
+
+def test_inverted_label_images_are_said(tmp_path, caplog):
+    """Their ground was the only object, without a word; one that touches two edges is none."""
+    inverted = np.where(two_squares() == 1, 0, 255).astype(np.uint8)
+    annotations.read(label_images(tmp_path, [inverted, inverted]))
+    assert "2 images have one object along all four edges and 0 within it" in caplog.text
+    caplog.clear()
+    wide = two_squares()
+    wide[20:30] = 2
+    Image.fromarray(wide).save(tmp_path / "masks" / "a.png")
+    Image.fromarray(wide).save(tmp_path / "masks" / "b.png")
+    annotations.read(tmp_path)
+    assert not caplog.messages
+
+
+def test_black_on_a_transparent_ground_is_no_image_without_objects(tmp_path):
+    """All its pixels were nothing: both images counted as background."""
+    alpha = (two_squares() > 0).astype(np.uint8) * 255
+    black = np.dstack([alpha * 0] * 3 + [alpha])
+    with pytest.raises(AnnotationError, match="a.png, all black on a transparent ground"):
+        annotations.read(label_images(tmp_path, [black, black]), keep_empty=True)
+
+
+def test_label_images_that_begin_with_mask(tmp_path):
+    """They were refused."""
+    path = label_images(tmp_path, [two_squares(), two_squares()], "mask_{}.png")
+    annotated = annotations.read(path)
+    assert [image.name for image in annotated.images] == ["images/a.jpg", "images/b.jpg"]
+    areas = [int(mask.sum()) for mask in np.moveaxis(annotated.images[1].masks(), -1, 0)]
+    assert areas == [100, 200]
+
+
+def test_masks_of_other_names_are_said(tmp_path):
+    path = label_images(tmp_path, [two_squares(), two_squares()], "picture-of-{}.png")
+    text = "masks/picture-of-a.png and images/a.jpg, not a.png or a_0.png"
+    with pytest.raises(AnnotationError, match=re.escape(text)):
+        annotations.read(path)

@@ -271,6 +271,25 @@ def test_paths_in_the_home_folder(here, capsys, monkeypatch):
     assert code == 0 and "images: 1" in out, err
 
 
+def test_inputs_behind_two_dashes(here, capsys):
+    """They were dropped: of two files one was looked at, of one it was said that none is given."""
+    for name in ("-1.png", "a.png"):
+        Image.new("RGB", (40, 30)).save(here / name)
+    code, out, _ = run(capsys, "inspect", "a.png", "--json", "--", "-1.png", "a.png")
+    inspected = json.loads(out)["inspected"]
+    assert code == 0
+    assert [entry["image"] for entry in inspected] == ["a.png", "./-1.png", "a.png"]
+    code, _, err = run(capsys, "inspect", "a.png", "-1.png")
+    assert code == 2 and err.startswith(
+        "mrcnn inspect: error: a file whose name begins with a dash is ./-1.png. Received: -1.png"
+    )
+    # The values of --set end there.
+    parser = commands.parser("", ("detect",), dataset=False)
+    for name in ("-1.png", "--x"):
+        args = commands.parse(parser, ["detect", "--set", "A=1", "B=2", "--", name, "a.png"])
+        assert args.set == ["A=1", "B=2"] and args.inputs == [f"./{name}", "a.png"]
+
+
 def test_settings_of_several_set_options_add_up():
     """The samples' parser kept those of the last one alone."""
     words = [
@@ -391,6 +410,24 @@ def test_convert_and_inspect(here, capsys):
     (drawn,) = dataset["drawn"]
     painted = np.asarray(Image.open(drawn).convert("RGB"))
     assert (painted[10, 10] != (90, 120, 30)).any() and tuple(painted[38, 58]) == (90, 120, 30)
+
+
+def test_drawings_replace_no_image(here, capsys):
+    """The photographs of --output were painted over, without a word."""
+    for folder in ("photos", "more"):
+        for name in ("a.png", "b.png"):
+            picture(here / folder / name)
+        coco_json(here / folder / "labels.json", ["a.png", "b.png"])
+    before = (here / "photos" / "b.png").read_bytes()
+    (here / "link").symlink_to("photos")
+    for output in ("photos", "link"):
+        code, _, err = run(capsys, "inspect", "photos", "--draw=2", f"--output={output}")
+        assert code == 1 and "the drawings would replace 2 images of photos" in err
+        assert (here / "photos" / "b.png").read_bytes() == before
+    code, out, _ = run(capsys, "inspect", "photos", "more", "--draw=1", "--output=out", "--json")
+    drawn = [entry["drawn"] for entry in json.loads(out)["inspected"]]
+    assert code == 0 and drawn == [["out/a.png"], ["out/a_2.png"]]
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["a.png", "a_2.png"]
 
 
 def test_inspect_of_xml(here, capsys):

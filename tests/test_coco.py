@@ -1158,3 +1158,77 @@ def test_says_what_it_reads(folder, caplog, capsys, monkeypatch):
 def test_show_progress_is_not_drawn_on_files(capsys):
     utils.show_progress("x", 1, 2, 1.0)
     assert capsys.readouterr().err == ""
+
+
+# ---- Ids and boxes as other converters write them ------------------------------------------------
+
+
+@pytest.mark.parametrize("count", (1, 2), ids=["stem", "name"])
+def test_annotations_that_name_their_image(folder, caplog, count):
+    """They were of no image in the file, so that the images counted as empty."""
+    before = load(folder, keep_empty=True)
+
+    def change(data):
+        names = {image["id"]: image["file_name"] for image in data["images"]}
+        for item in data["annotations"]:
+            item["image_id"] = ".".join(names[item["image_id"]].split(".")[:count])
+        for image in data["images"]:
+            image["id"] += 1000  # a number that is no name
+
+    edit(folder, change)
+    after = load(folder, keep_empty=True)
+    assert not caplog.messages
+    for image_id in range(before.num_images):
+        for a, b in zip(before.load_mask(image_id), after.load_mask(image_id)):
+            np.testing.assert_array_equal(a, b)
+
+
+def squares(path, boxes, outlines):
+    """Writes a json of an image of 100 x 200 for each (x, y, width, height), in `boxes` as given.
+
+    outlines: (x, y, width, height) of the polygons, None for none.
+    """
+    images = []
+    items = []
+    for number, box in enumerate(boxes, 1):
+        images.append({"id": number, "file_name": f"{number}.png", "height": 100, "width": 200})
+        item = {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "bbox": box}
+        if outlines is not None:
+            x, y, width, height = outlines[number - 1]
+            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+            item["segmentation"] = [corners]
+        items.append(item)
+    categories = [{"id": 1, "name": "cat"}]
+    path.write_text(json.dumps({"images": images, "annotations": items, "categories": categories}))
+    return path
+
+
+def test_boxes_that_are_corners_of_the_polygons(tmp_path, caplog):
+    """They were taken for [x, y, width, height]: box AP of a perfect detector was 0."""
+    outlines = [[20, 30, 50, 20], [150, 60, 40, 30]]
+    corners = [[20, 30, 70, 50], [150, 60, 190.4, 90]]
+    path = squares(tmp_path / "x.json", corners, outlines)
+    read = coco.read_annotations(path)
+    assert [item["bbox"] for item in read.anns.values()] == outlines
+    (line,) = caplog.messages
+    assert "the boxes are corners [x1, y1, x2, y2] of the polygons" in line
+    caplog.clear()
+    # A box from the image's corner is the same in both forms.
+    outlines.append([0, 0, 30, 30])
+    path = squares(tmp_path / "y.json", [*corners, [0, 0, 30, 30]], outlines)
+    boxes = [item["bbox"] for item in coco.read_annotations(path).anns.values()]
+    assert boxes == outlines
+    caplog.clear()
+    # One that is not that of its polygon by either is as it stands.
+    path = squares(tmp_path / "z.json", [corners[0], [3, 3, 4, 4]], outlines[:2])
+    boxes = [item["bbox"] for item in coco.read_annotations(path).anns.values()]
+    assert boxes == [corners[0], [3, 3, 4, 4]] and not caplog.messages
+
+
+def test_boxes_that_may_be_corners(tmp_path, caplog):
+    corners = [[20, 30, 70, 50], [150, 60, 190, 90], [120, 60, 190, 90]]
+    coco.read_annotations(squares(tmp_path / "x.json", corners, None))
+    assert "2 of 3 boxes reach beyond their image as COCO's [x, y, width, height]" in caplog.text
+    caplog.clear()
+    coco.read_annotations(squares(tmp_path / "y.json", [[20, 30, 70, 50], [5, 5, 9, 9]], None))
+    assert "beyond" not in caplog.text

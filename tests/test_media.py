@@ -766,3 +766,12 @@ def test_painted_in_colours_and_words_of_ones_own():
             ValueError, match=f"{name} has one for each of the 2 objects. Received: 1"
         ):
             media.paint(image, result, None, **{**options, name: options[name][:1]})
+
+
+def test_what_stands_in_place_of_a_video_is_said(tmp_path):
+    """As of images: it was "OpenCV can't read it" alone."""
+    for content, kind in ((b"", "an empty file"), (b"<html>", "a web page")):
+        path = tmp_path / "film.mp4"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"can't read it as a video. It is {kind}"):
+            next(media.read_video(path))

@@ -165,7 +165,7 @@ def test_runs_against_arrays():
 # ---- Objects on seams ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("overlap", (16, 40, None))
+@pytest.mark.parametrize("overlap", (0, 16, 40, None))
 @pytest.mark.parametrize("seed", range(3))
 def test_each_object_once_with_its_pixels(seed, overlap):
     """Whatever its shape and however many tiles it lies in."""
@@ -181,6 +181,33 @@ def test_an_object_as_large_as_the_image():
     labels[50:150, 50:250] = 0
     labels[90:110, 90:110] = 3  # of the same class, inside
     check(tiles.detect(Sees(), drawn(labels), 64, 8), labels)
+
+
+def test_without_an_overlap_halves_are_joined_along_the_seam():
+    """Tiles of 100 with an overlap of 0: bars over a seam, one over four tiles, and neighbours."""
+    labels = np.zeros((300, 300), int)
+    labels[20:40, 60:140] = 1  # over a seam between columns
+    labels[60:140, 20:40] = 2  # over a seam between rows
+    labels[70:230, 150:260] = 3  # over six tiles
+    labels[80:100, 60:80] = 5  # ends at the seam; beside it, of the same class, begins another
+    labels[100:120, 74:94] = 7
+    check(tiles.detect(Sees(), drawn(labels), tile=100, overlap=0), labels)
+
+
+def test_a_large_overlap_says_how_long_it_takes_or_is_refused(caplog):
+    labels = np.zeros((160, 160), int)
+    labels[70:90, 70:90] = 1
+    check(tiles.detect(Sees(), drawn(labels), tile=64, overlap=60), labels)
+    (line,) = caplog.messages
+    assert "60 in tiles of 64 pixels makes 625 tiles of this image, about" in line
+    assert "a pixel is looked at 256 times, with an overlap of 13" in line
+    caplog.clear()
+    check(tiles.detect(Sees(), drawn(labels), tile=64, overlap=48), labels)
+    assert not caplog.messages
+    with pytest.raises(ValueError, match="8,862,529 tiles of 1024 pixels with an overlap of 1023"):
+        tiles.windows((4000, 4000, 3), 1024, 1023)
+    # As many tiles for the sake of the image's size are no mistake.
+    assert len(tiles.windows((32_000, 32_000), 64, 0)) == 250_000
 
 
 def test_neighbours_of_one_class_stay_apart():

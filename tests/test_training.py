@@ -1167,6 +1167,51 @@ def test_callbacks_see_a_resumed_run_as_one_training(tmp_path, monkeypatch, sett
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.long
+def test_callbacks_count_on_in_a_resumed_process(tmp_path, monkeypatch, caplog):
+    """They began anew: EarlyStopping waited twice as long, and ModelCheckpoint of the best epoch
+    replaced it by the first one of the new process."""
+    monkeypatch.setattr(training, "has_tensorboard", lambda: False)
+
+    def counting(folder):
+        folder.mkdir(exist_ok=True)
+        return [
+            keras.callbacks.EarlyStopping("loss", patience=9, baseline=-1.0),
+            keras.callbacks.ReduceLROnPlateau("loss", patience=9, mode="max"),
+            keras.callbacks.ReduceLROnPlateau("loss", patience=9, mode="min"),
+            keras.callbacks.ModelCheckpoint(
+                folder / "best.weights.h5",
+                "loss",
+                mode="max",
+                save_best_only=True,
+                save_weights_only=True,
+            ),
+        ]
+
+    def counts(callbacks):
+        early, slower, other, saved = callbacks
+        waits = [early.wait, early.best_epoch, slower.wait, other.wait]
+        return waits, [callback.best for callback in (early, slower, other, saved)]
+
+    whole = counting(tmp_path / "whole")
+    run_of_squares(tmp_path / "whole", whole)
+    cut = tmp_path / "cut"
+    with pytest.raises(Killed):
+        run_of_squares(cut, [*counting(cut), KillAt(6)])
+    again = counting(cut)
+    run_of_squares(cut, again, resumes=True)
+    assert counts(whole)[0] == counts(again)[0]
+    assert counts(whole)[0][0] == 3
+    np.testing.assert_allclose(counts(whole)[1], counts(again)[1], rtol=1e-12)
+    # The best weights of EarlyStopping were in memory: it says that it begins anew.
+    with pytest.raises(Killed):
+        callback = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+        run_of_squares(tmp_path / "third", [callback, KillAt(6)])
+    callback = keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)
+    run_of_squares(tmp_path / "third", [callback], resumes=True)
+    assert "EarlyStopping(restore_best_weights=True) begins anew" in caplog.text
+
+
 def test_a_backup_is_of_one_machine(tmp_path, monkeypatch, caplog):
     """The chief alone had its weights and its epoch: machines trained different networks, and
     the others waited for a chief that had ended."""

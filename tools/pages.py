@@ -67,6 +67,7 @@ ROOMS = {
     ),
     "Results": (
         "evaluate",
+        "detections",
         "report",
         "page",
         "visualize",
