@@ -883,7 +883,7 @@ def _hint_of_source(class_ids: np.ndarray, dataset: utils.Dataset, image_id: int
     source = dataset.image_info[image_id]["source"]
     for class_id in class_ids.tolist():
         name = f"{source}.{class_id}"
-        number = dataset.class_from_source_map.get(name)
+        number = getattr(dataset, "class_from_source_map", {}).get(name)
         if number not in (None, class_id):
             return f"; in load_mask dataset.map_source_class_id({name!r}) gives {number}"
     return ""
