@@ -870,7 +870,23 @@ def _load(
         class_ids = class_ids[~is_nothing]
         if points is not None:
             points = points[~is_nothing]
-    return image, masks, _checked_class_ids(class_ids, config, where), points
+    try:
+        class_ids = _checked_class_ids(class_ids, config, where)
+    except DatasetError as error:
+        hint = _hint_of_source(class_ids, dataset, image_id)
+        raise DatasetError(f"{error}{hint}") from None
+    return image, masks, class_ids, points
+
+
+def _hint_of_source(class_ids: np.ndarray, dataset: utils.Dataset, image_id: int) -> str:
+    """Hint for errors of class ids that are those of the image's source."""
+    source = dataset.image_info[image_id]["source"]
+    for class_id in class_ids.tolist():
+        name = f"{source}.{class_id}"
+        number = getattr(dataset, "class_from_source_map", {}).get(name)
+        if number not in (None, class_id):
+            return f"; in load_mask dataset.map_source_class_id({name!r}) gives {number}"
+    return ""
 
 
 def _load_masks(

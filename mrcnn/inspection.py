@@ -173,6 +173,7 @@ def true_objects(dataset: Dataset, image_id: int, crowds: bool = False) -> dict:
         visibility)], None if the dataset has none.
     """
     masks, class_ids = map(np.asarray, dataset.load_mask(image_id))
+    masks = masks.astype(bool, copy=False)
     points = _load_keypoints(dataset, image_id)
     if not crowds:
         kept = class_ids > 0
@@ -429,7 +430,7 @@ def mask_losses(
 
 def largest(masks: np.ndarray) -> int:
     """Index of the mask [H, W, N] with most pixels."""
-    return int(np.asarray(masks).sum(axis=(0, 1)).argmax())
+    return int(np.count_nonzero(masks, axis=(0, 1)).argmax())
 
 
 def best_detection(stages: Trace, mask: np.ndarray) -> dict | None:

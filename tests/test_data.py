@@ -981,3 +981,17 @@ def test_an_object_of_class_0_without_a_pixel_is_none():
         assert class_ids.shape == (0,) and boxes.shape == (0, 4) and masks.shape == (64, 64, 0)
         _, _, class_ids, _, masks = data.load_image_gt(dataset, ToyConfig(), 1)
     assert class_ids.tolist() == [1, 2] and masks.shape == (64, 64, 2)
+
+
+def test_class_ids_of_the_source_are_told_apart():
+    """What to write: load_mask gives the model's ids, and not those of add_class."""
+    dataset = Wrong(1)
+    dataset.class_info[1]["id"] = 17
+    dataset.prepare()
+    dataset.change = lambda m, i: (m, [17])
+    part = r"Received: \[17\] for image 0 .*map_source_class_id\('toy.17'\) gives 1"
+    with pytest.raises(data.DatasetError, match=part):
+        data.load_image_gt(dataset, ToyConfig(), 0)
+    dataset.change = lambda m, i: (m, [18])
+    with pytest.raises(data.DatasetError, match=r"Received: \[18\] for image 0 \(toy/0.png\)$"):
+        data.load_image_gt(dataset, ToyConfig(), 0)

@@ -38,7 +38,7 @@ def test_masks_of_bytes_and_lists_of_ids():
     areas = inspection.survey(Bytes(2), config).areas
     assert areas.tolist() == inspection.survey(Rectangles(2), config).areas.tolist()
     truth = inspection.true_objects(Bytes(2), 1)
-    assert truth["class_ids"].tolist() == [1, 2]
+    assert truth["class_ids"].tolist() == [1, 2] and truth["masks"].dtype == bool
     np.testing.assert_array_equal(truth["rois"], [(8, 6, 34, 40), (36, 22, 62, 60)])
 
 
