@@ -554,6 +554,12 @@ def test_yolo_poses_are_boxes(tmp_path, caplog, shape):
         annotations.read(folder)
 
 
+def test_yolo_predictions_with_confidences_are_named(tmp_path):
+    folder = yolo_folder(tmp_path, "names: [cat]\n", "0 .5 .5 .5 .5 .93\n")
+    with pytest.raises(AnnotationError, match=r"5 numbers .* last may be a confidence \(save_conf"):
+        annotations.read(folder)
+
+
 @pytest.mark.parametrize("name", ("A.txt", "a.png.txt", "1a2b3c4d-a.txt", "A.TXT"))
 def test_yolo_labels_of_other_names(tmp_path, caplog, name):
     """Of another case, with the image's suffix, with the prefix that Label Studio gives uploads."""
