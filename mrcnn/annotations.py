@@ -1030,13 +1030,14 @@ def _read_detections(
     if images is not None:
         reader.folders = [os.fspath(images)]
     known = []
+    frames = set()
     for image in index["images"]:
         if isinstance(image, dict) and "frame" in image:
             place = f"image {image.get('file_name')!r}, frame {image['frame']}"
             reader.problem(place, "expected an image's file. Received: a frame of a video")
+            frames.add(image.get("id"))
         else:
             known.append(image)
-    frames = {image["id"] for image in index["images"] if image not in known}
     rows = [row for row in rows if row["image_id"] not in frames]
     content = as_annotations(rows, {**index, "images": known})
     return _read_coco(reader, "keep", content, images is None)

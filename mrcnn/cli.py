@@ -832,6 +832,22 @@ def _stages(args: argparse.Namespace) -> list[tuple[int, str, float]]:
     return stages
 
 
+def _classes_of(training: Annotations, validation: Annotations) -> list[str]:
+    """The classes of both sets: those of the training set, then others, which are warned of."""
+    from mrcnn import reading
+
+    used = reading.class_names_of(validation.images)
+    others = sorted(used.difference(training.classes))
+    if others:
+        logger.warning(
+            "%s: classes that no image to train on has, so that none of their objects will be"
+            " detected: %s",
+            validation.path,
+            files.several(map(repr, others)),
+        )
+    return [*training.classes, *others]
+
+
 def _train(args: argparse.Namespace) -> dict[str, Any]:
     from mrcnn import annotations, commands
 
@@ -846,7 +862,8 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     training, validation = _sets(args)
     print(training.summary())
     print(f"{len(validation.images)} images to validate on")
-    train_set = annotations.AnnotatedDataset.of("mrcnn", training)
+    classes = _classes_of(training, validation)
+    train_set = annotations.AnnotatedDataset.of("mrcnn", training, classes)
     val_set = annotations.AnnotatedDataset.of("mrcnn", validation, train_set.class_names[1:])
     config.NUM_CLASSES = len(train_set.class_names)
     stages = _stages(args)

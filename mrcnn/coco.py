@@ -433,8 +433,9 @@ def _plain_id(value: Any) -> int | str | None:
     return number
 
 
-# How many annotations tell whether a file's boxes are corners.
-_SAMPLED_BOXES = 200
+# How many annotations with polygons, and how many in all, tell whether a file's boxes are corners.
+_SAMPLED_OUTLINES = 200
+_SAMPLED_BOXES = 10_000
 # Rounding of boxes, in pixels.
 _BOX_ROUNDING = 2
 
@@ -458,7 +459,7 @@ def _drop_corners(data: dict, path: pathlib.Path) -> None:
         shape = item.get("segmentation")
         if isinstance(shape, list) and shape and all(map(is_plain_polygon, shape)):
             outlined.append((shape, box))
-        if len(outlined) == _SAMPLED_BOXES:
+        if len(outlined) == _SAMPLED_OUTLINES or len(boxes) == _SAMPLED_BOXES:
             break
     if outlined:
         # A box from the corner of its image is the same in both forms.

@@ -226,10 +226,37 @@ def write(
     writer = _WRITERS[target](
         annotated, pathlib.Path(output), report, shapes, tolerance, copy_images
     )
+    before = _annotation_files(target, output)
     writer.write()
+    after = _annotation_files(target, output)
+    remaining = [name for name, state in before.items() if after.get(name) == state]
+    if remaining:
+        report.notes.append(
+            f"{len(remaining)} annotation files that were there remain, and are read with the"
+            f" others: {files.several(remaining)}"
+        )
     if target in ("via", "labelme"):
         _report_classes(annotated, report)
     return report
+
+
+# The annotation files of the formats that have some for each image.
+_FILES_OF_IMAGES = {
+    "labelme": "**/*.json",
+    "yolo": "labels/**/*.txt",
+    "masks": "*/masks/*.png",
+    "labels": "masks/**/*.png",
+}
+
+
+def _annotation_files(target: str, output: Any) -> dict[str, tuple[int, int]]:
+    """{path below a folder: its state} of the annotation files of single images."""
+    states = {}
+    if target in _FILES_OF_IMAGES:
+        for path in sorted(pathlib.Path(output).glob(_FILES_OF_IMAGES[target])):
+            state = path.stat()
+            states[path.relative_to(output).as_posix()] = (state.st_ino, state.st_mtime_ns)
+    return states
 
 
 def _report_classes(annotated: Annotations, report: Report) -> None:

@@ -79,6 +79,10 @@ class Table(NamedTuple):
     cards: Sequence[tuple[str, float]] = ()
 
 
+# Suffixes of files, which a folder's name won't end in.
+OTHER_SUFFIXES = (".pdf", ".png", ".jpg", ".json", ".md", ".txt", ".xml", ".csv", ".doc", ".docx")
+
+
 def place(path: files.PathLike, name: str = "report.html") -> pathlib.Path:
     """The path of a page: `path` if it ends in .html, else `name` in the folder `path`.
 
@@ -90,7 +94,8 @@ def place(path: files.PathLike, name: str = "report.html") -> pathlib.Path:
         if path.is_dir():
             raise ValueError(f"a page is a file that ends in .html. Received: {path}, a folder")
         return path
-    if path.exists() and not path.is_dir():
+    is_file = path.exists() and not path.is_dir()
+    if is_file or (path.suffix.lower() in OTHER_SUFFIXES and not path.exists()):
         raise ValueError(
             f"a page is a file that ends in .html, or {name} in a folder. Received: {path}, a file"
         )

@@ -603,9 +603,12 @@ def _yolo_reader(
             corners = ((x - w / 2) * width, (y - h / 2) * height)
             return Region(name, Rectangle(*corners, (x + w / 2) * width, (y + h / 2) * height))
         if len(values) < 6 or len(values) % 2:
+            hint = ""
+            if len(values) % 2:
+                hint = ", of which the last may be a confidence (save_conf=True)"
             raise Problem(
                 f"expected a class and the x and y of at least 3 points. Received: {len(values)}"
-                " numbers behind the class"
+                f" numbers behind the class{hint}"
             )
         points = [[x * width, y * height] for x, y in zip(values[::2], values[1::2])]
         return Region(name, Polygons([points], exact=True))

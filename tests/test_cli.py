@@ -576,6 +576,28 @@ def test_images_in_both_sets_are_named(here, caplog):
     assert "val.json: 1 of 2 images to validate on are trained on too: b.png" in caplog.text
 
 
+def test_a_class_of_the_validation_set_alone_is_said(here, caplog, monkeypatch):
+    """Training was refused. The jsons of VIA and LabelMe have the classes of their objects alone."""
+    for subset, names in (("train", ["cat", "dog"]), ("val", ["ant", "cat"])):
+        for name in names:
+            picture(here / subset / f"{name}.png")
+            shape = {"label": name, "points": [[5, 5], [25, 5], [25, 25]], "shape_type": "polygon"}
+            content = {"shapes": [shape], "imagePath": f"{name}.png"}
+            (here / subset / f"{name}.json").write_text(json.dumps(content))
+    datasets = []
+
+    def train(model, train_set, val_set, stages, args):
+        datasets.extend((train_set, val_set))
+
+    model = types.SimpleNamespace(find_last=str, log_dir="", epoch=0)
+    monkeypatch.setattr(commands, "load_model", lambda *arguments: model)
+    monkeypatch.setattr(commands, "train", train)
+    assert cli.main(["train", f"--dataset={here}", "--weights=none"]) == 0
+    assert [dataset.class_names for dataset in datasets] == [["BG", "cat", "dog", "ant"]] * 2
+    assert datasets[1].load_mask(0)[1].tolist() == [3]
+    assert "none of their objects will be detected: 'ant'" in caplog.text
+
+
 def test_without_a_validation_set_a_share_is_held_out(here):
     names = [f"{i}.png" for i in range(20)]
     coco_json(here / "one" / "a.json", names)

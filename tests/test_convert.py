@@ -554,6 +554,12 @@ def test_yolo_poses_are_boxes(tmp_path, caplog, shape):
         annotations.read(folder)
 
 
+def test_yolo_predictions_with_confidences_are_named(tmp_path):
+    folder = yolo_folder(tmp_path, "names: [cat]\n", "0 .5 .5 .5 .5 .93\n")
+    with pytest.raises(AnnotationError, match=r"5 numbers .* last may be a confidence \(save_conf"):
+        annotations.read(folder)
+
+
 @pytest.mark.parametrize("name", ("A.txt", "a.png.txt", "1a2b3c4d-a.txt", "A.TXT"))
 def test_yolo_labels_of_other_names(tmp_path, caplog, name):
     """Of another case, with the image's suffix, with the prefix that Label Studio gives uploads."""
@@ -1349,3 +1355,20 @@ def test_classes_without_objects_and_their_order(tmp_path, target):
         assert again == ["ant", "zebra"]
         assert report.to_dict()["losses"] == {convert.EMPTY_CLASSES: 1}
         assert "their ids will be those of the alphabet: ant, zebra" in report.text()
+
+
+@pytest.mark.parametrize("target", ("labelme", "yolo", "masks", "labels"))
+def test_what_remains_of_an_earlier_conversion_is_said(tmp_path, target):
+    """An image that the source no longer has kept its annotations in the output, without a word."""
+    path = coco_file(tmp_path / "in")
+    convert.convert(path, target, tmp_path / "out")
+    same = convert.convert(path, target, tmp_path / "out", overwrite=True)
+    assert not any("remain" in note for note in same.notes)
+    data = json.loads(path.read_text())
+    data["images"] = [image for image in data["images"] if image["id"] != 7]
+    data["annotations"] = [item for item in data["annotations"] if item["image_id"] != 7]
+    path.write_text(json.dumps(data))
+    report = convert.convert(path, target, tmp_path / "out", overwrite=True)
+    (note,) = [note for note in report.notes if "remain" in note]
+    assert "annotation files that were there remain, and are read with the others: " in note
+    assert "a.json" in note or "a.txt" in note or "a.png" in note or "a/masks/" in note

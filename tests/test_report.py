@@ -460,6 +460,14 @@ def test_a_page_is_a_file_or_lies_in_a_folder(tmp_path):
             report.place(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ("page.pdf", "page.JSON", "page.png"))
+def test_a_page_is_no_file_of_another_kind(tmp_path, name):
+    """A folder page.pdf/ was made, with report.html in it."""
+    with pytest.raises(ValueError, match="a page is a file that ends in .html"):
+        report.place(tmp_path / name)
+    assert report.place(tmp_path / "results.v2") == tmp_path / "results.v2" / "report.html"
+
+
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     dataset = Squares(OBJECTS)
     result = evaluate.evaluate_detections(dataset, DETECTIONS)
