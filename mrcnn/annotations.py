@@ -204,12 +204,7 @@ class AnnotatedDataset(utils.Dataset):
         if classes is None:
             classes = annotations.classes
         classes = list(classes)
-        unknown = sorted(class_names_of(annotations.images) - set(classes))
-        if unknown:
-            raise AnnotationError(
-                f"{annotations.path}: the classes are {', '.join(classes)}. Received: regions of "
-                f"the class {', '.join(map(repr, unknown))}"
-            )
+        _check_classes(annotations, classes)
         for class_id, name in enumerate(classes, 1):
             self.add_class(source, class_id, name)
         for image in annotations.images:
@@ -266,18 +261,54 @@ class AnnotatedDataset(utils.Dataset):
         return info["annotation"].masks(), np.array(class_ids, np.int32)
 
 
-def dataset_of(annotated: Annotations) -> Any:
-    """A prepared `Dataset` of annotations; of COCO's json with its ids, areas and boxes."""
-    is_coco = bool(annotated.categories) and all(
+def _check_classes(annotated: Annotations, classes: Sequence[str]) -> None:
+    """AnnotationError if a region has a class that is not among `classes`."""
+    unknown = sorted(class_names_of(annotated.images) - set(classes))
+    if unknown:
+        raise AnnotationError(
+            f"{annotated.path}: the classes are {', '.join(classes)}. Received: regions of "
+            f"the class {', '.join(map(repr, unknown))}"
+        )
+
+
+def dataset_of(annotated: Annotations, classes: Iterable[str] | None = None) -> Any:
+    """A prepared `Dataset` of annotations; of COCO's json with its ids, areas and boxes.
+
+    With these an evaluation gives the figures of pycocotools on that json.
+
+    Args:
+        annotated: see `read`.
+        classes: as for `AnnotatedDataset.load`.
+
+    Raises:
+        AnnotationError: a region has a class that is not among `classes`.
+    """
+    categories = {category["name"]: category["id"] for category in annotated.categories}
+    is_coco = bool(categories) and all(
         image.extra is not None
         and all(isinstance(region.shape, CocoSegmentation) for region in image.regions)
         for image in annotated.images
     )
+    if classes is not None:
+        # A model has one class of a name; masks alone tell objects of two such categories.
+        is_coco = is_coco and len(categories) == len(annotated.categories)
+        classes = list(classes)
+        _check_classes(annotated, classes)
     if not is_coco:
-        return AnnotatedDataset.of("mrcnn", annotated)
+        return AnnotatedDataset.of("mrcnn", annotated, classes)
     dataset = coco.CocoDataset()
+    numbered = [(category["id"], category["name"]) for category in annotated.categories]
+    if classes is not None:
+        unused = itertools.count(max(categories.values()) + 1)
+        numbered = []
+        for name in classes:
+            if name in categories:
+                numbered.append((categories[name], name))
+            else:  # a class of the model that the json lacks
+                numbered.append((next(unused), name))
+    for category_id, name in numbered:
+        dataset.add_class("coco", category_id, name)
     for category in annotated.categories:
-        dataset.add_class("coco", category["id"], category["name"])
         dataset.keypoint_names = tuple(category.get("keypoints") or dataset.keypoint_names)
     for image in annotated.images:
         dataset.add_image(

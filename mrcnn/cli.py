@@ -898,7 +898,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     model, names, _ = _model_of(args, info)
     if info is None:
         _warn_of_limit(model, args)
-    dataset = annotations.AnnotatedDataset.of("mrcnn", annotated, names[1:])
+    dataset = annotations.dataset_of(annotated, names[1:])
     return _evaluated(commands.evaluate(model, dataset, args), args)
 
 

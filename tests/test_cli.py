@@ -635,7 +635,7 @@ def evaluated(monkeypatch, *arguments):
     class StopError(Exception):
         pass
 
-    def stop(_, found, names):
+    def stop(found, names):
         taken.extend(image.name for image in found.images)
         raise StopError
 
@@ -643,7 +643,7 @@ def evaluated(monkeypatch, *arguments):
     args = cli._parse(["evaluate", "--weights=none", *map(str, arguments)])
     with monkeypatch.context() as patch, pytest.raises(StopError):
         patch.setattr(cli, "_model_of", lambda args, known: (None, ["BG", "cat"], None))
-        patch.setattr(annotations.AnnotatedDataset, "of", stop)
+        patch.setattr(annotations, "dataset_of", stop)
         cli._evaluate(args)
     return sorted(taken)
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mrcnn import annotations, cli, commands, detections, evaluate
+from mrcnn import annotations, cli, commands, config, detections, evaluate
 from mrcnn.annotations import AnnotationError
 
 HEIGHT = 40
@@ -291,3 +291,62 @@ def test_annotations_without_ids_need_names(here):
     truth = evaluate.ground_truth(annotations.dataset_of(annotated))
     with pytest.raises(AnnotationError, match="expected images.json beside it"):
         detections.rows_of([], here / "given.json", annotated, truth)
+
+
+# ---- A model on a json of COCO -------------------------------------------------------------------
+
+
+class Finds:
+    """Finds three squares on every picture, one of them of a class that the json lacks."""
+
+    def __init__(self, settings):
+        self.config = settings
+
+    def detect(self, images, masks="dense"):
+        found = np.zeros((HEIGHT, WIDTH, 3), bool)
+        found[10:22, 5:17, 0] = found[10:22, 33:45, 1] = found[0:5, 0:5, 2] = True
+        return [
+            {
+                "rois": np.array([[10, 5, 22, 17], [10, 33, 22, 45], [0, 0, 5, 5]]),
+                "class_ids": np.array([3, 1, 2]),
+                "scores": np.array([0.9, 0.8, 0.7]),
+                "masks": found,
+            }
+            for _ in images
+        ]
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["", "a category's name twice"])
+def test_a_model_has_the_figures_of_pycocotools(here, capsys, monkeypatch, twice):
+    """Boxes and areas are the json's, not those of its masks; the model's classes have another
+    order. Of two categories of one name a model has one class: masks decide, as they did."""
+    path = labels(here / "photos" / "labels.json")
+    data = json.loads(path.read_text())
+    for number, item in enumerate(data["annotations"]):
+        item["bbox"] = [item["bbox"][0] + 0.4 * number, 10.3, 9.5, 11.2]
+        item["area"] = 40000.0
+    if twice:
+        data["categories"].append({"id": 12, "name": "cat"})
+        data["annotations"][0]["category_id"] = 12
+    write(path, data)
+    names = ["BG", "dog", "bird", "cat"]
+    finds = Finds(config.Config(NUM_CLASSES=4))
+    monkeypatch.setattr(cli, "_model_of", lambda args, info: (finds, names, None))
+    monkeypatch.setattr(cli, "_info_of_weights", lambda args: (None, names, None))
+    code, done, err = run(
+        capsys, "evaluate", f"--dataset={path}", "--weights=coco", "--subset=all", "--output=out"
+    )
+    assert code == 0, err
+    if twice:
+        assert done["bbox"]["APs"] == pytest.approx(done["segm"]["APs"])
+        return
+    truth = COCO(str(path))
+    for kind in ("bbox", "segm"):
+        theirs = COCOeval(truth, truth.loadRes("out/results.json"), kind)
+        theirs.evaluate()
+        theirs.accumulate()
+        theirs.summarize()
+        ours = [done[kind][name] for name in ("AP", "AP50", "AP75", "APl")]
+        expected = theirs.stats[[0, 1, 2, 5]]
+        np.testing.assert_allclose(ours, expected, atol=1e-9)
+    assert 0 < done["bbox"]["AP"] < done["bbox"]["AP50"] and done["segm"]["AP75"] < 1
