@@ -1454,8 +1454,9 @@ class CallbackCounts(keras.callbacks.Callback):
         names = next(names for kind, names in COUNTS.items() if isinstance(callback, kind))
         counts = {}
         for name in names:
+            value: Any = getattr(callback, name, None)
             with contextlib.suppress(TypeError, ValueError):
-                counts[name] = float(getattr(callback, name, None))
+                counts[name] = float(value)
         return counts
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
