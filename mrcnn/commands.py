@@ -798,7 +798,15 @@ def evaluate_detections(
     dataset = annotations.dataset_of(annotated)
     image_ids = dataset.image_ids[: args.limit or None]
     has_points = bool(rows) and all(row.get("keypoints") for row in rows)
-    keypoints = has_points and bool(getattr(dataset, "keypoint_names", ()))
+    count = len(getattr(dataset, "keypoint_names", ()))
+    keypoints = has_points and count == evaluation.PERSON_KEYPOINTS
+    if has_points and count and not keypoints:
+        logger.warning(
+            "%s: the keypoints are not evaluated; COCO's AP of them is for a person's 17."
+            " Received: annotations with %d",
+            args.detections,
+            count,
+        )
     truth = evaluation.ground_truth(dataset, None, keypoints)
     rows = detections.rows_of(rows, args.detections, annotated, truth)
     if args.limit:

@@ -37,6 +37,9 @@ from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
 
+# Keypoints of a person, for which COCO has tolerances.
+PERSON_KEYPOINTS = 17
+
 # AR1, AR10 and AR100 count the best 1, 10 and 100 detections, whatever the other figures count.
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 CLASS_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
@@ -1323,7 +1326,7 @@ def _keypoint_figures(
         ValueError: another number of keypoints than of sigmas.
     """
     sigmas = getattr(dataset, "keypoint_sigmas", None)
-    count = 17
+    count = PERSON_KEYPOINTS
     if sigmas is not None:
         count = len(sigmas)
     annotations = truth.data["annotations"]
@@ -1533,6 +1536,11 @@ def _sound_result(row: dict, size: tuple[int, int], masks: bool, name: str) -> d
             "the bbox of a detection is [x, y, width, height], finite numbers. Received:"
             f" {files.short(box)}, {name}"
         )
+    if row.get("keypoints") is not None and not _are_points(row["keypoints"]):
+        raise ValueError(
+            "the keypoints of a detection are a list x, y, score, x, ... of finite numbers."
+            f" Received: {files.short(row['keypoints'])}, {name}"
+        )
     if box is not None:
         return row
     if isinstance(code, dict):
@@ -1578,6 +1586,18 @@ def _is_box(box: Any) -> bool:
         return math.isfinite(x + y + width + height)
     except (TypeError, ValueError):
         return False
+
+
+def _are_points(points: Any) -> bool:
+    """Whether something is a list of three finite numbers for each point."""
+    try:
+        values = np.asarray(points)
+    except ValueError:  # lists of several lengths
+        return False
+    if not values.size:
+        return values.ndim == 1
+    is_list = values.ndim == 1 and values.size % 3 == 0
+    return is_list and values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
 
 
 def _add_class_figures(

@@ -342,6 +342,9 @@ def test_detections_of_all_images_and_a_part_of_the_annotations(here, capsys, ca
         ({"bbox": [1, 2, 3]}, "Received: [1, 2, 3], detection 0, of image 11"),
         ({"bbox": []}, "Received: [], detection 0, of image 11"),
         ({"bbox": ["5", "10", "12", "12"]}, "Received: ['5', '10', '12', '12'], detection 0"),
+        ({"keypoints": [1, 2, float("nan")]}, "Received: [1, 2, nan], detection 0, of image 11"),
+        ({"keypoints": ["1", "2", "3"]}, "a list x, y, score, x, ... of finite numbers"),
+        ({"keypoints": [1, 2]}, "Received: [1, 2], detection 0, of image 11"),
         ({"image_id": [11]}, "expected COCO's results"),
         ({"category_id": None}, "expected COCO's results"),
         ({"segmentation": {"counts": [2400]}}, "[40, 60]. Received: None, detection 0, of image"),
@@ -363,6 +366,24 @@ def test_a_detection_that_is_none_is_named(here, capsys, change, text):
     options = ("evaluate", f"--dataset={path}", f"--detections={given}", "--output=out")
     code, done, _ = run(capsys, *options)
     assert code == 1 and text in done["error"], done
+
+
+def test_keypoints_other_than_a_persons(here, capsys, caplog):
+    """Boxes and masks are evaluated all the same."""
+    path = labels(here / "photos" / "labels.json")
+    rows = [{**row, "keypoints": [6, 11, 2, 9, 14, 2]} for row in rows_of_labels(path)]
+    content = json.loads(path.read_text())
+    for category in content["categories"]:
+        category["keypoints"] = ["head", "tail"]
+    for item in content["annotations"]:
+        item.update(keypoints=[6, 11, 2, 9, 14, 2], num_keypoints=2)
+    write(path, content)
+    given = write(here / "given.json", rows)
+    options = ("evaluate", f"--dataset={path}", f"--detections={given}", "--output=out")
+    code, done, _ = run(capsys, *options)
+    assert code == 0 and done["bbox"]["AP"] == pytest.approx(1) and "keypoints" not in done
+    assert "the keypoints are not evaluated" in caplog.text
+    assert "Received: annotations with 2" in caplog.text
 
 
 @pytest.mark.parametrize(
