@@ -52,6 +52,12 @@ def read_rows(path: Any) -> list[dict]:
         rows = files.read_json(path)
     except (OSError, ValueError) as error:
         raise AnnotationError(f"{path}: expected COCO's results. Received: {error}") from error
+    check_rows(rows, path)
+    return rows
+
+
+def check_rows(rows: Any, path: str) -> None:
+    """AnnotationError if the content of a file is no list of COCO's results."""
     if not isinstance(rows, list) or not all(map(_is_detection, rows)):
         received = f"a {type(rows).__name__}"
         if isinstance(rows, list):
@@ -60,7 +66,6 @@ def read_rows(path: Any) -> list[dict]:
             f"{path}: expected COCO's results, a list of objects with image_id, category_id, score,"
             f" and bbox or segmentation. Received: {received}"
         )
-    return rows
 
 
 def file_of(path: Any) -> str:

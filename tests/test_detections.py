@@ -134,6 +134,14 @@ def test_detections_without_their_images_are_refused(here):
         annotations.read(path)
 
 
+@pytest.mark.parametrize("row", (5, {"image_id": 1, "category_id": 1}))
+def test_a_row_that_is_no_detection_is_named(here, row):
+    path = results(here / "results")
+    write(path, [*json.loads(path.read_text()), row])
+    with pytest.raises(AnnotationError, match="results.json: expected COCO's results, a list of"):
+        annotations.read(path)
+
+
 # ---- Against annotations -------------------------------------------------------------------------
 
 
