@@ -41,7 +41,7 @@ from mrcnn.cvat import (
     xml_root,
 )
 from mrcnn.datumaro_json import is_datumaro, read_datumaro
-from mrcnn.detections import are_detections, as_annotations, index_of
+from mrcnn.detections import are_detections, as_annotations, check_rows, index_of
 from mrcnn.label_studio import is_label_studio, read_tasks
 from mrcnn.labelbox import is_labelbox, read_labelbox
 from mrcnn.labelme import (
@@ -1056,6 +1056,7 @@ def _read_detections(
         index: see `detections.index_of`.
         images: see `read`.
     """
+    check_rows(rows, reader.path)
     logger.warning("%s: %d detections are read as annotated objects", reader.path, len(rows))
     reader.folders = []
     if images is not None:

@@ -549,14 +549,14 @@ def _check_that_pixels(coco: Any, path: pathlib.Path) -> None:
         )
 
 
-def _known_id(
+def known_id(
     value: Any,
     items: dict[Any, dict],
     by_number: dict[int, Any],
 ) -> int | str | None:
     """The id in `items` that a value refers to; None if there is none.
 
-    by_number: `_by_number` of the items.
+    by_number: `by_number_of` of the items.
     """
     plain = _plain_id(value)
     for candidate in (plain, str(plain)):
@@ -568,7 +568,7 @@ def _known_id(
     return by_number.get(number)
 
 
-def _by_number(all_ids: Iterable[Any]) -> dict[int, Any]:
+def by_number_of(all_ids: Iterable[Any]) -> dict[int, Any]:
     """{whole number: id}: "007" for 7, unless several ids have the same number."""
     ids: dict[int, list] = {}
     for item in all_ids:
@@ -584,7 +584,7 @@ def _index(coco: Any, path: pathlib.Path) -> None:
     coco.imgs = _images_by_id(data, path, coco.problems)
     coco.cats = _by_id(data, "categories", path)
     _check_names(coco.cats, path)
-    numbers = _by_number(coco.imgs), _by_number(coco.cats)
+    numbers = by_number_of(coco.imgs), by_number_of(coco.cats)
     left_out: dict[str, list] = {problem: [] for problem in PROBLEMS}
     usable: dict[Any, dict] = {}
     without_unique_id = []
@@ -817,7 +817,7 @@ def _converted(
     Args:
         annotation: an entry of the json.
         coco: with `imgs` and `cats`.
-        numbers: `_by_number` of the images and of the categories.
+        numbers: `by_number_of` of the images and of the categories.
         left_out: {problem: entries}; edited.
     """
     image_numbers, category_numbers = numbers
@@ -825,7 +825,7 @@ def _converted(
         left_out[NO_OBJECT].append(files.short(annotation))
         return None
     annotation_id = _plain_id(annotation.get("id"))
-    image_id = _known_id(annotation.get("image_id"), coco.imgs, image_numbers)
+    image_id = known_id(annotation.get("image_id"), coco.imgs, image_numbers)
     if image_id is None:
         image_id = _image_of_name(annotation.get("image_id"), coco)
     if image_id is None:
@@ -874,7 +874,7 @@ def _image_of_name(value: Any, coco: Any) -> Any:
 
 def _category_of(value: Any, categories: dict[Any, dict], by_number: dict[int, Any]) -> Any:
     """The id of an annotation's category, which it names by id or by name; None if unknown."""
-    category_id = _known_id(value, categories, by_number)
+    category_id = known_id(value, categories, by_number)
     if category_id is not None:
         return category_id
     if not isinstance(value, str):

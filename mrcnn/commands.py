@@ -798,7 +798,15 @@ def evaluate_detections(
     dataset = annotations.dataset_of(annotated)
     image_ids = dataset.image_ids[: args.limit or None]
     has_points = bool(rows) and all(row.get("keypoints") for row in rows)
-    keypoints = has_points and bool(getattr(dataset, "keypoint_names", ()))
+    count = len(getattr(dataset, "keypoint_names", ()))
+    keypoints = has_points and count == evaluation.PERSON_KEYPOINTS
+    if has_points and count and not keypoints:
+        logger.warning(
+            "%s: the keypoints are not evaluated; COCO's AP of them is for a person's 17."
+            " Received: annotations with %d",
+            args.detections,
+            count,
+        )
     truth = evaluation.ground_truth(dataset, None, keypoints)
     rows = detections.rows_of(rows, args.detections, annotated, truth)
     if args.limit:
@@ -1059,22 +1067,56 @@ def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace
 def _calibration_images(paths: Sequence[str]) -> Iterator[np.ndarray]:
     """Up to CALIBRATION_IMAGES images, of files evenly spaced, with a progress bar.
 
+    In place of files that can't be read others are taken, as of a folder with a text beside each
+    image. Of videos frames are taken, evenly spaced, too.
+
     Raises:
         FileNotFoundError: no file, immediately.
     """
-    files_found = media.find_files(list(paths))
-    count = min(len(files_found), CALIBRATION_IMAGES)
-    chosen = [files_found[i * len(files_found) // count] for i in range(count)]
+    names = media.find_files(list(paths))
+    frames = max(1, CALIBRATION_IMAGES // len(names))
 
-    def read():
+    def read(remaining):
         start = time.time()
-        pictures = itertools.islice(media.read(chosen), CALIBRATION_IMAGES)
-        for number, picture in enumerate(pictures, 1):
-            yield picture.image
-            if number <= count:  # a video has more pictures than files
-                files.show_progress("calibrating", number, count, time.time() - start)
+        count = 0
+        while remaining and count < CALIBRATION_IMAGES:
+            chosen = _evenly_spaced(remaining, CALIBRATION_IMAGES - count)
+            remaining = [path for path in remaining if path not in set(chosen)]
+            pictures = (picture for path in chosen for picture in _some_pictures(path, frames))
+            for picture in itertools.islice(pictures, CALIBRATION_IMAGES - count):
+                yield picture.image
+                count += 1
+                done = f"calibrating: {count} images, {time.time() - start:.0f} s"
+                files.draw_progress(done, count == CALIBRATION_IMAGES)
+        if 0 < count < CALIBRATION_IMAGES:
+            files.draw_progress(done, True)
 
-    return read()
+    return read(names)
+
+
+def _some_pictures(path: pathlib.Path, frames: int) -> Iterator[media.Picture]:
+    """The picture of an image file; of a video `frames` of its pictures, evenly spaced.
+
+    Where the header of a video has no number of frames the first ones are taken.
+    """
+    total = 0
+    with contextlib.suppress(OSError, ValueError):
+        if media.is_video(path):
+            total, _ = media.video_info(path)
+    wanted = list(range(frames))
+    if total > frames:
+        wanted = _evenly_spaced(range(total), frames)
+    for number, picture in enumerate(media.read([path])):
+        if number in wanted:
+            yield picture
+        if number == wanted[-1]:
+            return
+
+
+def _evenly_spaced(values: Sequence, most: int) -> list:
+    """At most so many of the values, in their order."""
+    count = min(len(values), most)
+    return [values[i * len(values) // count] for i in range(count)]
 
 
 def batch(config: Config, class_names: Sequence[str], args: argparse.Namespace) -> batching.Summary:

@@ -16,7 +16,7 @@ import logging
 import os
 from typing import Any
 
-from mrcnn import files
+from mrcnn import coco, files
 from mrcnn.reading import AnnotationError, Annotations
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,12 @@ def are_detections(data: Any) -> bool:
 
 
 def _is_detection(row: Any) -> bool:
-    return isinstance(row, dict) and FIELDS <= row.keys()
+    return isinstance(row, dict) and FIELDS <= row.keys() and _has_ids(row)
+
+
+def _has_ids(row: dict) -> bool:
+    """Whether the ids of a detection's image and class are numbers or text."""
+    return all(isinstance(row[name], (int, float, str)) for name in ("image_id", "category_id"))
 
 
 def read_rows(path: Any) -> list[dict]:
@@ -47,6 +52,12 @@ def read_rows(path: Any) -> list[dict]:
         rows = files.read_json(path)
     except (OSError, ValueError) as error:
         raise AnnotationError(f"{path}: expected COCO's results. Received: {error}") from error
+    check_rows(rows, path)
+    return rows
+
+
+def check_rows(rows: Any, path: str) -> None:
+    """AnnotationError if the content of a file is no list of COCO's results."""
     if not isinstance(rows, list) or not all(map(_is_detection, rows)):
         received = f"a {type(rows).__name__}"
         if isinstance(rows, list):
@@ -55,7 +66,6 @@ def read_rows(path: Any) -> list[dict]:
             f"{path}: expected COCO's results, a list of objects with image_id, category_id, score,"
             f" and bbox or segmentation. Received: {received}"
         )
-    return rows
 
 
 def file_of(path: Any) -> str:
@@ -76,7 +86,27 @@ def index_of(path: Any) -> dict | None:
         raise AnnotationError(f"{index_path}: expected a json. Received: {error}") from error
     if not isinstance(index, dict) or not {"images", "categories"} <= index.keys():
         return None
+    for key, name in (("images", "file_name"), ("categories", "name")):
+        _check_entries(index[key], name, f"{index_path}: {key}")
     return index
+
+
+def _check_entries(entries: Any, name: str, place: str) -> None:
+    """AnnotationError if something is no list of objects with an id and the text `name`."""
+    received = entries
+    if isinstance(entries, list):
+        for entry in entries:
+            received = entry
+            if not isinstance(entry, dict) or not isinstance(entry.get(name), str):
+                break
+            if not isinstance(entry.get("id"), (int, float, str)):
+                break
+        else:
+            return
+    raise AnnotationError(
+        f"{place} are a list of objects with id and {name}. Received: {files.short(received)};"
+        " without the file, detections go by their ids"
+    )
 
 
 def as_annotations(rows: list[dict], index: dict) -> dict:
@@ -111,7 +141,7 @@ def rows_of(rows: list[dict], path: Any, annotated: Annotations, truth: Any) -> 
                 f"{path}: expected {INDEX} beside it, as `mrcnn detect` writes it, since"
                 f" {annotated.path} has no ids of images. Received: none"
             )
-        return rows
+        return _with_ids_of(rows, path, annotated, truth)
     image_ids = _ids_by_name(index, annotated, list(truth.image_ids.values()), path)
     # Not by the truth's names, of which a second "BG" or "cat" has a number.
     categories = {name: class_id for class_id, name in enumerate(annotated.classes, 1)}
@@ -138,6 +168,44 @@ def rows_of(rows: list[dict], path: Any, annotated: Annotations, truth: Any) -> 
             raise AnnotationError(f"{text}: {reasons}; its classes are {files.several(categories)}")
         logger.warning("%s and are left out: %s", text, reasons)
     return converted
+
+
+def _with_ids_of(rows: list[dict], path: str, annotated: Annotations, truth: Any) -> list[dict]:
+    """Detections with ids as the truth has them, for `rows_of` without images.json.
+
+    "12" is 12 if that is an id, and an image may be called by the name of its file, with or without
+    suffix. Detections of other images are left out with a warning, unless there are no others.
+    """
+    images = {image["id"]: image for image in truth.data["images"]}
+    categories = {category["id"]: category for category in truth.data["categories"]}
+    numbers = coco.by_number_of(images), coco.by_number_of(categories)
+    names: dict[str, list] = {}
+    for image, image_id in zip(annotated.images, truth.image_ids.values()):
+        name = _base_name(image.path or image.name)
+        for text in {name, os.path.splitext(name)[0]}:
+            names.setdefault(text, []).append(image_id)
+    converted = []
+    unknown: collections.Counter = collections.Counter()
+    for row in rows:
+        image_id = coco.known_id(row["image_id"], images, numbers[0])
+        if image_id is None and len(names.get(row["image_id"], ())) == 1:
+            (image_id,) = names[row["image_id"]]
+        if image_id is None:
+            unknown[row["image_id"]] += 1
+            continue
+        category_id = coco.known_id(row["category_id"], categories, numbers[1])
+        if category_id is None:
+            category_id = row["category_id"]
+        converted.append({**row, "image_id": image_id, "category_id": category_id})
+    if unknown and converted:
+        logger.warning(
+            "%s: %d detections are of no image of %s and are left out: image_id %s",
+            path,
+            unknown.total(),
+            annotated.path,
+            files.several(sorted(unknown, key=str)),
+        )
+    return converted or rows
 
 
 def _ids_by_name(index: dict, annotated: Annotations, ids: list, path: str) -> dict:

@@ -19,10 +19,11 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ from mrcnn.masks import NO_SHAPE, SegmentationError, encode, to_rle
 from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
+
+# Keypoints of a person, for which COCO has tolerances.
+PERSON_KEYPOINTS = 17
 
 # AR1, AR10 and AR100 count the best 1, 10 and 100 detections, whatever the other figures count.
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -1076,7 +1080,9 @@ def _overlaps(
         return np.zeros((len(rows), len(objects)))
     crowd = _crowds(objects).astype(np.uint8)
     if kind == "segm":
-        codes = [to_rle(row, *size) for row in rows]
+        codes = []
+        for row in rows:
+            codes.append(_encoded(row, size, f"a detection of image {row.get('image_id')}"))
         truth_codes = [to_rle(item, *size) for item in objects]
         return np.asarray(coco_mask.iou(codes, truth_codes, crowd))
     boxes = np.array([row["bbox"] for row in rows], float)
@@ -1320,7 +1326,7 @@ def _keypoint_figures(
         ValueError: another number of keypoints than of sigmas.
     """
     sigmas = getattr(dataset, "keypoint_sigmas", None)
-    count = 17
+    count = PERSON_KEYPOINTS
     if sigmas is not None:
         count = len(sigmas)
     annotations = truth.data["annotations"]
@@ -1467,6 +1473,11 @@ def _sound_results(truth: Truth, detections: list[dict], masks: bool) -> list[di
                 "detections are COCO results, dicts with image_id, category_id, score and bbox or"
                 f" segmentation. Received: detection {number}, {files.short(row)}"
             )
+        if not all(isinstance(row[key], Hashable) for key in ("image_id", "category_id")):
+            raise ValueError(
+                "the ids of a detection are numbers or text. Received: detection"
+                f" {number}, {files.short(row)}"
+            )
         if row["image_id"] not in sizes:
             unknown = {row["image_id"] for row in detections if row["image_id"] not in sizes}
             raise ValueError(
@@ -1511,15 +1522,26 @@ def _sound_result(row: dict, size: tuple[int, int], masks: bool, name: str) -> d
     if not isinstance(score, (int, float, np.number)) or not np.isfinite(score):
         raise ValueError(f"the score of a detection is a number. Received: {score!r}, {name}")
     code = row.get("segmentation")
-    if isinstance(code, list) and code:
-        code = to_rle(row, *size)
+    if (isinstance(code, list) and code) or _is_to_be_encoded(code):
+        code = _encoded(row, size, name)
         row = {**row, "segmentation": code}
     if masks and not isinstance(code, dict):
         raise ValueError(
             f"each detection has a segmentation, or masks=False. Received: {name}, with"
             f" {', '.join(sorted(row))}"
         )
-    if row.get("bbox") is not None:
+    box = row.get("bbox")
+    if box is not None and not _is_box(box):
+        raise ValueError(
+            "the bbox of a detection is [x, y, width, height], finite numbers. Received:"
+            f" {files.short(box)}, {name}"
+        )
+    if row.get("keypoints") is not None and not _are_points(row["keypoints"]):
+        raise ValueError(
+            "the keypoints of a detection are a list x, y, score, x, ... of finite numbers."
+            f" Received: {files.short(row['keypoints'])}, {name}"
+        )
+    if box is not None:
         return row
     if isinstance(code, dict):
         return {**row, "bbox": coco_mask.toBbox(code).tolist()}
@@ -1528,6 +1550,54 @@ def _sound_result(row: dict, size: tuple[int, int], masks: bool, name: str) -> d
     x = row["keypoints"][0::3]
     y = row["keypoints"][1::3]
     return {**row, "bbox": [min(x), min(y), max(x) - min(x), max(y) - min(y)]}
+
+
+def _is_to_be_encoded(code: Any) -> bool:
+    """Whether a segmentation is run lengths other than COCO's compressed ones."""
+    if not isinstance(code, dict):
+        return False
+    return "size" not in code or not isinstance(code.get("counts"), (str, bytes))
+
+
+def _encoded(row: dict, size: tuple[int, int], name: str) -> dict:
+    """The compressed run lengths of a result's polygons or runs; arguments of `_sound_result`.
+
+    Raises:
+        ValueError: no such segmentation; the message has the name.
+    """
+    code = row.get("segmentation")
+    if isinstance(code, dict):
+        given = code.get("size")
+        if not isinstance(given, (list, tuple)) or len(given) != 2:
+            raise ValueError(
+                f"the size of a mask is its image's, {list(size)}. Received: {given}, {name}"
+            )
+        size = tuple(given)
+    try:
+        return to_rle(row, *size)
+    except SegmentationError as error:
+        raise ValueError(f"{error.__cause__ or error}, {name}") from error
+
+
+def _is_box(box: Any) -> bool:
+    """Whether something is four finite numbers."""
+    try:
+        x, y, width, height = box
+        return math.isfinite(x + y + width + height)
+    except (TypeError, ValueError):
+        return False
+
+
+def _are_points(points: Any) -> bool:
+    """Whether something is a list of three finite numbers for each point."""
+    try:
+        values = np.asarray(points)
+    except ValueError:  # lists of several lengths
+        return False
+    if not values.size:
+        return values.ndim == 1
+    is_list = values.ndim == 1 and values.size % 3 == 0
+    return is_list and values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
 
 
 def _add_class_figures(

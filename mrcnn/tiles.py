@@ -328,7 +328,7 @@ class Merger:
                 self._link(numbers, earlier, both)
                 continue
             for axis in (0, 1):
-                if _touch(other, window, axis):
+                if _touch(other, window, axis) and not self._is_shown(other, window, axis):
                     self._link_at_seam(numbers, earlier, axis, window[axis])
         self._tiles.append((window, numbers))
 
@@ -356,6 +356,21 @@ class Merger:
             has_part = other_inside >= SAME and self.detections[b].is_cut and b not in has_partner
             if is_part or has_part:
                 self._join(a, b)
+
+    def _is_shown(self, first: Window, second: Window, axis: int) -> bool:
+        """Whether a tile shows both sides of the seam between two that touch: it decides there.
+
+        Where tiles overlap by half, each touches the one after the next; of an image of two tiles'
+        side the last one touches the first.
+        """
+        seam = second[axis]
+        begin = max(first[1 - axis], second[1 - axis])
+        end = min(first[3 - axis], second[3 - axis])
+        for tile, _ in self._tiles:
+            is_beside = tile[1 - axis] < end and tile[3 - axis] > begin
+            if is_beside and tile[axis] < seam < tile[axis + 2]:
+                return True
+        return False
 
     def _link_at_seam(self, numbers: list[int], earlier: list[int], axis: int, seam: int) -> None:
         """Joins the detections of two tiles that touch, where their masks do so along the seam.

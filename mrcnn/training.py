@@ -1450,14 +1450,13 @@ class CallbackCounts(keras.callbacks.Callback):
                 self.counting[f"{name} {number}"] = callback
 
     def _counts_of(self, callback):
-        """{attribute: value} of a callback."""
+        """{attribute: number} of a callback; what is no number, as of a subclass, is not kept."""
         names = next(names for kind, names in COUNTS.items() if isinstance(callback, kind))
         counts = {}
         for name in names:
-            value = getattr(callback, name, None)
-            if value is not None:
-                value = float(value)
-            counts[name] = value
+            value: Any = getattr(callback, name, None)
+            with contextlib.suppress(TypeError, ValueError):
+                counts[name] = float(value)
         return counts
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -1468,15 +1467,32 @@ class CallbackCounts(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         if not self.run.is_taken_up:
             return
+        kept = self._kept()
+        for name, callback in self.counting.items():
+            if name in kept:
+                self._restore(callback, kept[name])
+
+    def _kept(self):
+        """{name of a callback: its counts} of the run's last epoch; empty without a file of it."""
+        epoch = self.run.owner.epoch
         try:
             state = files.read_json(self.path)
-            kept = state["callbacks"]
-            is_of_this_epoch = self.run.owner.epoch - 1 <= state["epoch"] <= self.run.owner.epoch
-        except (OSError, ValueError, KeyError, TypeError):  # of an older version, or none
-            return
-        for name, callback in self.counting.items():
-            if is_of_this_epoch and name in kept:
-                self._restore(callback, kept[name])
+            if not epoch - 1 <= state["epoch"] <= epoch:
+                return {}
+            kept = {}
+            for name, counts in state["callbacks"].items():
+                numbers = {key: value for key, value in counts.items() if value is not None}
+                kept[name] = {key: float(value) for key, value in numbers.items()}
+        except FileNotFoundError:  # the run of an older version
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning(
+                "%s: expected what callbacks have counted. Received: %r. They begin anew",
+                self.path,
+                error,
+            )
+            return {}
+        return kept
 
     def _restore(self, callback, counts):
         if getattr(callback, "restore_best_weights", False):
@@ -1488,7 +1504,7 @@ class CallbackCounts(keras.callbacks.Callback):
             )
             return
         for name, value in counts.items():
-            if value is not None and name != "best":
+            if name != "best":
                 value = int(value)
             setattr(callback, name, value)
 

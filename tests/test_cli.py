@@ -801,6 +801,30 @@ def test_export_and_tiles_pass_their_options(here, capsys, monkeypatch):
     assert code == 2 and "--overlap goes with --tile" in err
 
 
+def test_images_of_a_calibration_are_spread_over_what_can_be_read(here, monkeypatch):
+    """A text before each image, whose number is its width; a video's frames are its red."""
+    from mrcnn import commands, media
+
+    (here / "many").mkdir()
+    for number in range(10, 26):
+        (here / "many" / f"{number}.json").write_text("{}")
+        picture(here / "many" / f"{number}.png", (number, 10))
+    monkeypatch.setattr(commands, "CALIBRATION_IMAGES", 16)
+    images = list(commands._calibration_images(["many"]))
+    assert sorted(image.shape[1] for image in images) == list(range(10, 26))
+    monkeypatch.setattr(commands, "CALIBRATION_IMAGES", 4)
+    images = list(commands._calibration_images(["many/*.png"]))
+    assert [image.shape[1] for image in images] == [10, 14, 18, 22]
+    with media.VideoWriter(here / "film.mp4", rate=10) as video:
+        for number in range(40):
+            video.write(np.full((32, 48, 3), 6 * number, np.uint8))
+    images = list(commands._calibration_images(["film.mp4"]))
+    reds = [image.mean() for image in images]
+    np.testing.assert_allclose(reds, [0, 60, 120, 180], atol=4)
+    images = list(commands._calibration_images(["film.mp4", "many/10.png", "many/11.png"]))
+    assert [image.shape[1] for image in images] == [48, 10, 11]
+
+
 def test_exported_models_are_known_and_numbered_as_coco(here, monkeypatch, caplog):
     """The folder that an export writes too; an AP without weak detections is said to be too low."""
     from mrcnn import coco, runtime

@@ -134,6 +134,14 @@ def test_detections_without_their_images_are_refused(here):
         annotations.read(path)
 
 
+@pytest.mark.parametrize("row", (5, {"image_id": 1, "category_id": 1}))
+def test_a_row_that_is_no_detection_is_named(here, row):
+    path = results(here / "results")
+    write(path, [*json.loads(path.read_text()), row])
+    with pytest.raises(AnnotationError, match="results.json: expected COCO's results, a list of"):
+        annotations.read(path)
+
+
 # ---- Against annotations -------------------------------------------------------------------------
 
 
@@ -282,6 +290,124 @@ def test_boxes_alone_and_a_limit(here, capsys, caplog):
     assert code == 0 and done["images"] == 2 and done["segm"] is None
     assert done["bbox"]["AP"] == pytest.approx(0.5)  # every cat, no dog
     assert "boxes alone are compared" in caplog.text
+
+
+def rows_of_labels(path):
+    """Each annotated object as a detection."""
+    names = ("image_id", "category_id", "segmentation", "bbox")
+    rows = json.loads(path.read_text())["annotations"]
+    return [{**{name: row[name] for name in names}, "score": 0.5} for row in rows]
+
+
+def test_uncompressed_runs_are_masks(here, capsys):
+    """A square at (5, 10) of 12 pixels in columns of 40: 12 runs, the first from 5 * 40 + 10 on."""
+    path = labels(here / "photos" / "labels.json")
+    rows = rows_of_labels(path)
+    for row in rows:
+        x = row["bbox"][0]
+        counts = [x * HEIGHT + 10, *[12, 28] * 11, 12]
+        counts.append(HEIGHT * WIDTH - sum(counts))
+        row["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
+        del row["bbox"]
+    given = write(here / "given.json", rows)
+    options = ("evaluate", f"--dataset={path}", f"--detections={given}", "--output=out")
+    code, done, _ = run(capsys, *options)
+    assert code == 0 and done["segm"]["AP"] == pytest.approx(1)
+    assert done["bbox"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("form", (str, float, "abc", "abc.png"))
+def test_ids_in_other_forms(here, capsys, form):
+    """As text, as the json's own may be, or names of the images' files."""
+    path = labels(here / "photos" / "labels.json")
+    rows = rows_of_labels(path)
+    for row in rows:
+        if isinstance(form, str):
+            row["image_id"] = "abc"[row["image_id"] - 11] + form[3:]
+        else:
+            row["image_id"] = form(row["image_id"])
+            row["category_id"] = form(row["category_id"])
+    given = write(here / "given.json", rows)
+    options = ("evaluate", f"--dataset={path}", f"--detections={given}", "--output=out")
+    code, done, _ = run(capsys, *options)
+    assert code == 0 and done["images"] == 3 and done["segm"]["AP"] == pytest.approx(1)
+
+
+def test_detections_of_all_images_and_a_part_of_the_annotations(here, capsys, caplog):
+    path = labels(here / "photos" / "labels.json")
+    given = write(here / "given.json", rows_of_labels(path))
+    options = ("evaluate", f"--dataset={path}", f"--detections={given}", "--output=out")
+    code, done, _ = run(capsys, *options, "--subset=val")
+    assert code == 0 and done["images"] == 1 and done["segm"]["AP"] == pytest.approx(1)
+    assert "4 detections are of no image of" in caplog.text
+    assert "left out: image_id 12, 13" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"bbox": [float("nan"), 1, 2, 3]}, "finite numbers. Received: [nan, 1, 2, 3], detection"),
+        ({"bbox": [1, 2, 3]}, "Received: [1, 2, 3], detection 0, of image 11"),
+        ({"bbox": []}, "Received: [], detection 0, of image 11"),
+        ({"bbox": ["5", "10", "12", "12"]}, "Received: ['5', '10', '12', '12'], detection 0"),
+        ({"keypoints": [1, 2, float("nan")]}, "Received: [1, 2, nan], detection 0, of image 11"),
+        ({"keypoints": ["1", "2", "3"]}, "a list x, y, score, x, ... of finite numbers"),
+        ({"keypoints": [1, 2]}, "Received: [1, 2], detection 0, of image 11"),
+        ({"image_id": [11]}, "expected COCO's results"),
+        ({"category_id": None}, "expected COCO's results"),
+        ({"segmentation": {"counts": [2400]}}, "[40, 60]. Received: None, detection 0, of image"),
+        (
+            {"segmentation": {"size": [40, 60], "counts": [3, 4]}},
+            "runs add up to 40 x 60 pixels. Received: 7, detection 0, of image 11",
+        ),
+        (
+            {"segmentation": {"size": [40, 60], "counts": "34"}},
+            "runs add up to 40 x 60 pixels. Received: 7, a detection of image 11",
+        ),
+    ],
+)
+def test_a_detection_that_is_none_is_named(here, capsys, change, text):
+    path = labels(here / "photos" / "labels.json")
+    rows = rows_of_labels(path)
+    rows[0].update(change)
+    given = write(here / "given.json", rows)
+    options = ("evaluate", f"--dataset={path}", f"--detections={given}", "--output=out")
+    code, done, _ = run(capsys, *options)
+    assert code == 1 and text in done["error"], done
+
+
+def test_keypoints_other_than_a_persons(here, capsys, caplog):
+    """Boxes and masks are evaluated all the same."""
+    path = labels(here / "photos" / "labels.json")
+    rows = [{**row, "keypoints": [6, 11, 2, 9, 14, 2]} for row in rows_of_labels(path)]
+    content = json.loads(path.read_text())
+    for category in content["categories"]:
+        category["keypoints"] = ["head", "tail"]
+    for item in content["annotations"]:
+        item.update(keypoints=[6, 11, 2, 9, 14, 2], num_keypoints=2)
+    write(path, content)
+    given = write(here / "given.json", rows)
+    options = ("evaluate", f"--dataset={path}", f"--detections={given}", "--output=out")
+    code, done, _ = run(capsys, *options)
+    assert code == 0 and done["bbox"]["AP"] == pytest.approx(1) and "keypoints" not in done
+    assert "the keypoints are not evaluated" in caplog.text
+    assert "Received: annotations with 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "index, text",
+    [
+        ({"images": None, "categories": []}, "images are a list of objects with id and file_name"),
+        ({"images": [{"id": 1}], "categories": []}, "id and file_name. Received: {'id': 1}"),
+        ({"images": [], "categories": [{"id": 7}]}, "categories are a list of objects with id and"),
+    ],
+)
+def test_a_damaged_index_is_named(here, capsys, index, text):
+    path = labels(here / "photos" / "labels.json")
+    given = results(here / "results")
+    write(here / "results" / "images.json", index)
+    code, done, _ = run(capsys, "evaluate", f"--dataset={path}", f"--detections={given}")
+    assert code == 1 and text in done["error"], done
 
 
 def test_annotations_without_ids_need_names(here):

@@ -217,6 +217,17 @@ def test_neighbours_of_one_class_stay_apart():
     check(tiles.detect(Sees(), drawn(labels), 64, 16), labels)
 
 
+@pytest.mark.parametrize("side, overlap", [(200, 20), (300, 50), (300, 75)])
+def test_neighbours_stay_apart_where_another_tile_shows_both(side, overlap):
+    """Tiles of 100 that begin where another ends, while one between them shows both squares."""
+    labels = np.zeros((side, side), int)
+    labels[40:60, 80:100] = 1
+    labels[40:60, 100:120] = 3
+    labels[80:100, 20:40] = 5
+    labels[100:120, 20:40] = 7
+    check(tiles.detect(Sees(), drawn(labels), tile=100, overlap=overlap), labels)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_masks_that_are_not_exact(seed):
     """Edges that differ from tile to tile, and slivers that nobody sees."""

@@ -1212,6 +1212,59 @@ def test_callbacks_count_on_in_a_resumed_process(tmp_path, monkeypatch, caplog):
     assert "EarlyStopping(restore_best_weights=True) begins anew" in caplog.text
 
 
+def counts_of_callbacks(folder, callbacks, is_taken_up=True):
+    owner = types.SimpleNamespace(log_dir=str(folder), epoch=1)
+    run = types.SimpleNamespace(owner=owner, is_taken_up=is_taken_up)
+    return training.CallbackCounts(run, callbacks)
+
+
+def test_each_callback_has_its_own_counts(tmp_path):
+    """Two of one kind and monitor; numpy's numbers, infinity and None; a subclass's own `best`."""
+
+    class Texts(keras.callbacks.ModelCheckpoint):
+        best = "epoch 7"
+
+    def made():
+        first, second = (keras.callbacks.EarlyStopping("loss", patience=9) for _ in range(2))
+        slower = keras.callbacks.ReduceLROnPlateau("loss")
+        return first, second, slower, Texts(tmp_path / "a.keras", "loss")
+
+    first, second, slower, texts = made()
+    first.best, first.wait, first.best_epoch = np.float32(0.5), 3, 2
+    second.best, second.wait, second.best_epoch = None, 4, 0
+    slower.best = np.inf
+    texts.best = "epoch 8"
+    counts_of_callbacks(tmp_path, (first, second, slower, texts)).on_epoch_end(0)
+    again = made()
+    counts_of_callbacks(tmp_path, again).on_train_begin()
+    assert [(c.best, c.wait) for c in again[:3]] == [(0.5, 3), (None, 4), (np.inf, 0)]
+    assert again[0].best_epoch == 2 and type(again[0].wait) is int
+    assert again[3].best is None  # of Keras's `__init__`
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"epoch": 1, "callbacks": null}',
+        '{"epoch": 1, "callbacks": {"EarlyStopping loss 0": 3}}',
+        '{"epoch": 1, "callbacks": {"EarlyStopping loss 0": {"wait": "many"}}}',
+    ],
+)
+def test_damaged_counts_of_callbacks_are_said(tmp_path, caplog, text):
+    (tmp_path / "callbacks.json").write_text(text)
+    callback = keras.callbacks.EarlyStopping("loss")
+    callback.on_train_begin()
+    counts_of_callbacks(tmp_path, [callback]).on_train_begin()
+    assert callback.wait == 0 and callback.best is None
+    (line,) = caplog.messages
+    assert "callbacks.json: expected what callbacks have counted" in line
+    caplog.clear()
+    counts_of_callbacks(tmp_path / "older", [callback]).on_train_begin()
+    assert not caplog.messages
+
+
 def test_a_backup_is_of_one_machine(tmp_path, monkeypatch, caplog):
     """The chief alone had its weights and its epoch: machines trained different networks, and
     the others waited for a chief that had ended."""
