@@ -236,14 +236,16 @@ def _row_of(pixel: Any, shape: Sequence[int]) -> np.ndarray:
 
 
 def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
-    """Inverse of `mold_image`, rounded and clipped to uint8 (matterport: unmold_image).
+    """Inverse of `mold_image`, clipped and cut off to uint8 (matterport: unmold_image).
+
+    As in matterport's package, values of float32 may come back lower by 1.
 
     Args:
         normalized_images: [..., H, W, C].
     """
     config = as_config(config)
     values = np.asarray(normalized_images) * config.STD_PIXEL + config.MEAN_PIXEL
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def mold_with_size(
@@ -399,7 +401,8 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
     if range_of_whole is None:
         if _is_molded(image[:1], config) and _is_molded(image, config):
             _warn_of_molded(where)
-            image = unmold_image(image, config)
+            pixels = np.rint(image * config.STD_PIXEL + config.MEAN_PIXEL)
+            image = pixels.astype(np.uint8)  # all in 0..255, see `_is_molded`
         limits = range_of(image, config)
     else:
         (limits,) = range_of_whole

@@ -405,7 +405,7 @@ def _is_calibrated(path: str | os.PathLike) -> bool:
     try:
         text = _metadata_of_onnx(path)
         return bool(text) and read_metadata(text, path).calibration > 0
-    except (EOFError, LoadError):  # onnxruntime reports what is wrong with it
+    except (OSError, EOFError, LoadError):  # onnxruntime reports what is wrong with it
         return False
 
 

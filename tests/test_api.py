@@ -145,7 +145,7 @@ def test_functions_take_what_means_a_config(config):
     assert len(meta) == 15 and class_ids.tolist() == [1] and masks.shape == (64, 64, 1)
     molded = modellib.mold_image(image, config)
     back = modellib.unmold_image(molded, config)
-    np.testing.assert_array_equal(back, image)
+    np.testing.assert_allclose(back.astype(int), image, atol=1)  # float32, cut off
     shapes = modellib.compute_backbone_shapes(config, (64, 64, 3))
     assert shapes.tolist() == [[16, 16], [8, 8], [4, 4], [2, 2], [1, 1]]
     anchors = np.array([boxes[0], [0, 0, 8, 8]])

@@ -913,12 +913,16 @@ def test_masks_that_overlap_much_give_the_examples_of_label_maps(monkeypatch, au
 
 
 def test_unmold_image_gives_the_pixels_back():
-    """Each of the 256 values; molded images are float32, whose sums end just below whole numbers."""
+    """Each of the 256 values, as the original: of float64 exactly, of float32, whose sums end just
+    below whole numbers, some of them lower by 1."""
     image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     config = Config()
     molded = data.mold_image(image, config)
     assert molded.dtype == np.float32
-    np.testing.assert_array_equal(data.unmold_image(molded, config), image)
+    lower = image - data.unmold_image(molded, config).astype(int)
+    assert set(np.unique(lower)) == {0, 1}
+    exact = image - np.asarray(config.MEAN_PIXEL, np.float64)
+    np.testing.assert_array_equal(data.unmold_image(exact, config), image)
     beyond = data.unmold_image(np.full((1, 1, 3), 200.0), config)
     assert beyond.tolist() == [[[255, 255, 255]]]  # and not 323.7 - 256
 
