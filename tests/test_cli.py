@@ -146,6 +146,14 @@ def test_traceback_on_demand(here):
         cli.main(["inspect", "none", "--traceback"])
 
 
+def run_alone(*words):
+    """What a process of its own printed, which imports this package."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 @pytest.mark.long
 def test_as_a_program_without_anything_heavy(here):
     """Help, settings, conversion: neither TensorFlow nor what draws is imported; a reader that has
@@ -160,16 +168,12 @@ def test_as_a_program_without_anything_heavy(here):
         "heavy = {'tensorflow', 'keras', 'jax', 'torch', 'matplotlib', 'cv2'} & set(sys.modules)\n"
         "sys.exit(str(sorted(heavy)) * bool(heavy) or 0)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    command = f"{sys.executable} -m mrcnn settings | head -n 1"
-    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
+    run_alone(sys.executable, "-c", code)
+    done = run_alone("sh", "-c", f"{sys.executable} -m mrcnn settings | head -n 1")
     assert done.stdout == "---- The run ----\n" and not done.stderr
 
 
+@pytest.mark.long
 def test_keras_is_imported_without_its_plots(here):
     """Keras, the model and detection load nothing that draws plots; both can be imported later."""
     code = (
@@ -180,11 +184,7 @@ def test_keras_is_imported_without_its_plots(here):
         "import cv2, keras, matplotlib.pyplot\n"
         "assert cv2.imread and matplotlib.pyplot.plot and keras.layers.Dense"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run_alone(sys.executable, "-c", code)
 
 
 # ---- Settings, completion, convert, inspect ------------------------------------------------------
