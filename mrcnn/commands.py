@@ -412,16 +412,28 @@ def check_output(args: argparse.Namespace) -> None:
 
 
 def check_weights(args: argparse.Namespace, last: bool = True) -> None:
-    """FileNotFoundError for missing --weights, before Keras is imported, which takes seconds.
+    """Checks --weights before Keras is imported, which takes seconds.
 
     Args:
         args: weights, logs.
         last: whether to check, for "last", that there is a folder of checkpoints.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: a folder that is no exported model, such as one of checkpoints.
     """
+    from mrcnn import runtime
+
     weights = args.weights
     if weights not in (*NAMED_WEIGHTS, "last") and not os.path.exists(weights):
         raise FileNotFoundError(
             f"No weight file {weights}; there are also 'coco', 'imagenet', 'last' and 'none'"
+        )
+    is_name = weights in (*NAMED_WEIGHTS, "last")
+    if not is_name and os.path.isdir(weights) and not runtime.is_exported(weights):
+        raise ValueError(
+            f"--weights is a file, or an exported model; --weights=last --logs={weights} takes the"
+            f" newest checkpoint in a folder. Received: the folder {weights}"
         )
     if last and weights == "last" and not os.path.isdir(args.logs):
         raise FileNotFoundError(

@@ -896,6 +896,15 @@ def test_a_sample_with_nothing_left_to_train_says_so(here, caplog, monkeypatch):
     ]
 
 
+def test_a_folder_of_checkpoints_is_told_how_to_be_named(here, capsys):
+    """Before a network is built; an exported model's folder is another matter."""
+    (here / "logs" / "run").mkdir(parents=True)
+    picture(here / "a.png")
+    for command in ("detect a.png", "evaluate --dataset=.", "export m.onnx", "train --dataset=."):
+        code, _, err = run(capsys, *command.split(), "--weights=logs")
+        assert code == 1 and "--weights=last --logs=logs takes the newest" in err, err
+
+
 def test_weights_of_others_tell_what_they_can(here):
     import h5py
 
