@@ -1199,7 +1199,7 @@ def _write_calibrated(path, format, function, text, images, *modules):
         onnx.save_model(network, integers)
         openvino, _ = modules
         with _without_telemetry_of_openvino():
-            converted = openvino.convert_model(integers)
+            converted = _converted(integers, openvino)
         _save_openvino(path, folder, converted, text, openvino)
 
 
@@ -1210,10 +1210,26 @@ def _write_openvino(path, graph, function, text, precision, openvino, frontend):
             _save(folder / "saved", graph, function)
         extension = _suppression_of_openvino(openvino, frontend)
         with _without_telemetry_of_openvino():
-            network = openvino.convert_model(folder / "saved", extension=[extension])
+            network = _converted(folder / "saved", openvino, extension=[extension])
         if precision != "float32":
             quantization.shrink_openvino(network, precision, openvino)
         _save_openvino(path, folder, network, text, openvino)
+
+
+def _converted(path: pathlib.Path, openvino: Any, **options: Any) -> Any:
+    """A file or folder as an openvino.Model, also where a comma is in its path.
+
+    OpenVINO's converter takes that for the end of a first path.
+    """
+    if "," not in str(path):
+        return openvino.convert_model(path, **options)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        copied = pathlib.Path(elsewhere, path.name)
+        if path.is_dir():
+            shutil.copytree(path, copied)
+        else:
+            shutil.copy(path, copied)
+        return openvino.convert_model(copied, **options)
 
 
 def _save_openvino(
