@@ -425,11 +425,11 @@ def check_weights(args: argparse.Namespace, last: bool = True) -> None:
     from mrcnn import runtime
 
     weights = args.weights
-    if weights not in (*NAMED_WEIGHTS, "last") and not os.path.exists(weights):
+    is_name = weights in (*NAMED_WEIGHTS, "last")
+    if not is_name and not os.path.exists(weights):
         raise FileNotFoundError(
             f"No weight file {weights}; there are also 'coco', 'imagenet', 'last' and 'none'"
         )
-    is_name = weights in (*NAMED_WEIGHTS, "last")
     if not is_name and os.path.isdir(weights) and not runtime.is_exported(weights):
         raise ValueError(
             f"--weights is a file, or an exported model; --weights=last --logs={weights} takes the"
@@ -1093,7 +1093,8 @@ def _calibration_images(paths: Sequence[str]) -> Iterator[np.ndarray]:
         count = 0
         while remaining and count < CALIBRATION_IMAGES:
             chosen = _evenly_spaced(remaining, CALIBRATION_IMAGES - count)
-            remaining = [path for path in remaining if path not in set(chosen)]
+            taken = set(chosen)
+            remaining = [path for path in remaining if path not in taken]
             pictures = (picture for path in chosen for picture in _some_pictures(path, frames))
             for picture in itertools.islice(pictures, CALIBRATION_IMAGES - count):
                 yield picture.image
