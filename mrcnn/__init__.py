@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy
 
-__version__ = "0.13.0"
+__version__ = "0.14.0"
 
 
 def _restore_names_of_numpy(np: Any) -> None:
