@@ -39,7 +39,6 @@ RUNTIMES = ROOT / ".venv-runtimes" / "bin" / "python"
 HERE = "weights.h5"  # `detect` by TensorFlow
 CALIBRATED = ("int8/model.onnx", "int8/model.xml")  # convolutions and matrix products in int8
 FILES = (HERE, "saved_model", "model.onnx", "model.xml", "model.tflite", *CALIBRATED)
-COMPILED = os.path.join(tempfile.gettempdir(), "mrcnn-benchmark-pycache")
 TOGETHER = 4  # images at a time of "images/s"; a LiteRT file takes one
 
 
@@ -125,11 +124,8 @@ def words_of(options: argparse.Namespace, mode: str, file: str, repeats: int = 0
 
 def run(python: str, words: list[str], file: str) -> list[dict]:
     """What a child prints, {} of each of its last two lines."""
-    # Modules are compiled once, as those of an installed package are.
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": COMPILED}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
-        [python, *words], capture_output=True, text=True, cwd=ROOT, env=environment
+        [python, *words], capture_output=True, text=True, cwd=ROOT, env=timing.compiled()
     )
     if done.returncode:
         raise SystemExit(f"error: {file}: {done.stderr[-2000:]}")

@@ -28,7 +28,12 @@ def main() -> None:
             f"import time; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)"
         )
         output = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=timing.compiled(),
         ).stdout
         print(f"import {name:16} {float(output):.3f} s")
     marks = [("start", time.perf_counter())]

@@ -6,6 +6,7 @@ What is compared runs in turn, after warm-up; medians and their ratios count.
 import os
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,17 @@ import numpy as np
 def noise(side: int, seed: int = 0) -> np.ndarray:
     """[side, side, 3] uint8 of noise, an image for networks with random weights."""
     return np.random.default_rng(seed).integers(0, 255, (side, side, 3)).astype(np.uint8)
+
+
+def compiled() -> dict[str, str]:
+    """The environment of a process whose modules are compiled once, as an installed package's are.
+
+    Where Python must not write into its folders, it otherwise compiles them in each process.
+    """
+    cache = os.path.join(tempfile.gettempdir(), "mrcnn-benchmark-pycache")
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
 
 
 class Cost(NamedTuple):

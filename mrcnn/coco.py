@@ -12,8 +12,6 @@ imported.
 """
 
 import collections
-import contextlib
-import gc
 import itertools
 import logging
 import math
@@ -246,7 +244,7 @@ def read_annotations(path: Any, crowds: str = "auto", content: dict | None = Non
     megabytes = path.stat().st_size / 1e6
     start = time.monotonic()
     _say(f"Reading {path}, {megabytes:.1f} MB", megabytes)
-    with _no_collection():
+    with files.no_collection():
         coco = COCO()
         coco.problems = []
         coco.incomplete = set()
@@ -275,18 +273,6 @@ def _say(text: str, megabytes: float) -> None:
         logger.info("%s", text)
     else:
         print(text, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Disables garbage collection: with millions of new objects it takes a third of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _nearby_jsons(path: pathlib.Path) -> str:
@@ -1489,7 +1475,7 @@ class CocoDataset(utils.Dataset):
                 warnings.filterwarnings("ignore", message=".* twice, as class")
                 self.add_class(source, class_id, category["name"])
             self.keypoint_names = tuple(category.get("keypoints") or self.keypoint_names)
-        with _no_collection():
+        with files.no_collection():
             missing = self._add_images(coco, folder, path, source, set(chosen), keep_empty)
         if missing:
             logger.warning(

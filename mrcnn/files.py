@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import errno
+import gc
 import hashlib
 import json
 import ntpath
@@ -49,6 +50,18 @@ def naming_errors(path: PathLike, kind: str) -> Iterator[None]:
         # UnicodeDecodeError, MemoryError, zlib.error.
         message = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableFileError(f"{path} is not {kind}: {message[:300]}") from error
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Pauses garbage collection: with millions of new objects it takes a third of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def check_unpacked_size(path: PathLike, unpacked: int) -> None:

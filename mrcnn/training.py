@@ -189,6 +189,8 @@ class TrainingModel(Network):
         self._loss_graph: rewrite.Untracked | None = None
         self._wants_losses_alone = False
         self._compiled_for = ""
+        self.train_function: Callable | None
+        self.test_function: Callable | None
         # The devices under JAX, see `strategy`; under TensorFlow Keras keeps them.
         self.made_in = rewrite.Untracked(keras.distribution.distribution())
 
@@ -342,6 +344,28 @@ class TrainingModel(Network):
             self.metrics[0].update_state(loss)
             return self.get_metrics_result()
 
+    def make_train_function(self, force: bool = False) -> Callable:
+        """Keras's, see `_step_function`."""
+        if not self._runs_steps_alone():
+            return super().make_train_function(force)
+        if self.train_function is None or force:
+            self.train_function = _step_function(self.train_step, self.distribute_strategy)
+        return self.train_function
+
+    def make_test_function(self, force: bool = False) -> Callable:
+        """Keras's, see `_step_function`."""
+        if not self._runs_steps_alone():
+            return super().make_test_function(force)
+        if self.test_function is None or force:
+            self.test_function = _step_function(self.test_step, self.distribute_strategy)
+        return self.test_function
+
+    def _runs_steps_alone(self):
+        """Whether a call of Keras's function of a step runs one step, on one TensorFlow device."""
+        if keras.backend.backend() != "tensorflow" or self.run_eagerly or self.jit_compile:
+            return False
+        return self.steps_per_execution == 1 and self.distribute_strategy.num_replicas_in_sync == 1
+
     def _train_step_of_a_replica(self, inputs):
         import tensorflow as tf
 
@@ -478,6 +502,38 @@ def make_schedule(config: Config, learning_rate: float, total_steps: int) -> flo
     return WarmupSchedule(
         learning_rate, config.WARMUP_STEPS, end_of_cosine, drops, config.LEARNING_RATE_FACTOR
     )
+
+
+def _step_function(step, strategy):
+    """The compiled step(batch) on the next batch of an iterator, in a single graph. TensorFlow.
+
+    Keras's own has a graph in a graph, for several steps in a call and for several devices: with
+    two graphs to make and to prepare the first step begins a second later. The batch is read
+    outside: where there is none, a graph would count a step before it failed.
+    """
+    import tensorflow as tf
+
+    def none_for_optional(value):
+        if isinstance(value, tf.experimental.Optional):  # Keras's adapters wrap what a batch lacks
+            return None
+        return value
+
+    @tf.autograph.experimental.do_not_convert
+    def step_on(batch):
+        return strategy.run(step, args=(keras.tree.map_structure(none_for_optional, batch),))
+
+    compiled: dict[str, Callable] = {}
+
+    def function(iterator):
+        signature = None
+        if isinstance(iterator, tf.data.Iterator):  # others: a generator of `train_on_batch`
+            signature = [iterator.element_spec]
+        key = repr(signature)
+        if key not in compiled:
+            compiled[key] = tf.function(step_on, input_signature=signature, reduce_retracing=True)
+        return compiled[key](next(iterator))
+
+    return function
 
 
 def _is_distributed():

@@ -1642,3 +1642,38 @@ def test_fit_takes_the_generators_of_the_original():
     (batch,) = _batches(1)
     assert np.isfinite(model.train_on_batch(*batch)).all()
     assert np.isfinite(model.test_on_batch(*batch)).all()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("settings", [{}, dict(steps_per_execution=2), dict(run_eagerly=True)])
+def test_steps_of_one_graph_are_those_of_keras(settings):
+    """The same weights, counts and losses; an epoch ends where data of unknown length does."""
+    import tensorflow as tf
+
+    values = keras.Input((3,))
+    dense = keras.layers.Dense(1, kernel_initializer="ones")(values)
+    loss = keras.layers.Lambda(lambda x: keras.ops.mean(x**2))(dense)
+    model = training.TrainingModel([values], [dense, loss], loss_names=["some_loss"])
+    model.compile(optimizer=keras.optimizers.SGD(0.01), **settings)
+    rows = np.arange(48, dtype=np.float32).reshape(4, 4, 3) / 48
+
+    def batches():
+        for batch in rows:
+            yield ((batch,),)
+
+    data = tf.data.Dataset.from_generator(batches, output_types=((tf.float32,),))
+    data = data.map(lambda batch: ((tf.ensure_shape(batch[0], (4, 3)),),))
+    with pytest.warns(UserWarning, match="ran out of data"):
+        history = model.fit(data, epochs=2, verbose=0, shuffle=False, validation_data=data)
+    losses = history.history
+    kernel, bias, expected = np.ones((3, 1)), np.zeros(1), []
+    for batch in [*rows, *rows]:
+        outputs = batch @ kernel + bias
+        expected.append((outputs**2).mean())
+        kernel = kernel - 0.01 * (2 * batch.T @ outputs / 4)
+        bias = bias - 0.01 * (2 * outputs.mean(0))
+    np.testing.assert_allclose(losses["some_loss"], np.reshape(expected, (2, 4)).mean(1), rtol=1e-5)
+    last = [((batch @ kernel + bias) ** 2).mean() for batch in rows]
+    assert losses["val_some_loss"][1] == pytest.approx(np.mean(last), rel=1e-5)
+    np.testing.assert_allclose(model.get_weights()[0], kernel, rtol=1e-5)
+    assert int(model.optimizer.iterations) == 8
