@@ -2873,6 +2873,7 @@ class MaskRCNN:
         epoch: number of epochs that the weights have been trained for.
         log_dir, checkpoint_path: where `train` writes. In mode "training" the folder of a new run
             is made when one of them is first read; no other run shares it.
+        checkpoint_folder: the folder of the run that the loaded checkpoint is of, or None.
         weights_of_run: `training.fingerprint` of the weights at the end of the last `train`.
         weights_of_callbacks: the same where one of its callbacks changed them then; otherwise "".
         weights_file: path of the last `load_weights`; None before it, or for weights not from a
@@ -3071,7 +3072,9 @@ class MaskRCNN:
 
         Args:
             model_path: a checkpoint in the folder name<date>T<time> of its run; any other file
-                begins a new run at epoch 0.
+                begins a new run at epoch 0. A run of another NAME, or outside `model_dir`, is left
+                as it is: `log_dir` is then the folder NAME<date>T<time> of `model_dir`, with the
+                date of that run, as in matterport's.
         """
         checkpoint = None
         if model_path:
@@ -3086,8 +3089,12 @@ class MaskRCNN:
         if model_path:
             self._log_dir = self._empty_log_dir()
         self.epoch = 0
+        self.checkpoint_folder: str | None = None
         if checkpoint is not None:
-            self._log_dir, self.epoch = checkpoint
+            self.checkpoint_folder, self.epoch = checkpoint
+            self._log_dir = training.own_log_dir(
+                self.model_dir, self.config.NAME, self.checkpoint_folder
+            )
         self._checkpoint_path: str | None = None
 
     def _empty_log_dir(self):

@@ -1239,6 +1239,7 @@ def resume_path(log_dir: str, name: str | None) -> str:
 
 # The end of a run's folder, after the NAME: its date and time.
 RUN_TIME = r"\d{8}T\d{4}"
+LENGTH_OF_TIME = len("20180102T0304")
 
 
 def new_log_dir(
@@ -1266,6 +1267,23 @@ def new_log_dir(
             start += datetime.timedelta(minutes=1)
         else:
             return folder
+
+
+def own_log_dir(model_dir: str, name: str | None, folder: str) -> str:
+    """The folder in which a run of this NAME in `model_dir` goes on from a checkpoint in `folder`.
+
+    It is `folder` itself if that is one of this NAME in `model_dir`. Else files of another run
+    would be overwritten, or written where nothing can be.
+    """
+    parent, base = os.path.split(folder)
+    own = os.path.join(model_dir, f"{run_name(name)}{base[-LENGTH_OF_TIME:]}")
+    if base.lower() == os.path.basename(own).lower() and _is_same_folder(parent, model_dir):
+        return folder
+    return own
+
+
+def _is_same_folder(one, other):
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def parse_checkpoint(path: str | os.PathLike) -> tuple[str, int] | None:
@@ -2089,6 +2107,11 @@ class Run:
         if self.cluster is not None:
             self._take_from_chief()
         self.resume_path = resume_path(owner.log_dir, self.config.NAME)
+        # What the run goes on from lies beside the checkpoint, which may be in another folder.
+        self.state_path = self.resume_path
+        folder = getattr(owner, "checkpoint_folder", None)
+        if folder and os.path.isfile(resume_path(folder, self.config.NAME)):
+            self.state_path = resume_path(folder, self.config.NAME)
 
     def _take_from_chief(self):
         """Takes the run's folder and seed from the chief: clocks and random seeds differ."""
@@ -2124,6 +2147,7 @@ class Run:
 
     def save(self) -> None:
         """Writes the resume file: weights, optimizer, random generators, epoch, step, seed."""
+        self.owner.checkpoint_folder = None  # from now on the run's own folder is gone on from
         if not self.writes():
             return
         if keras.backend.backend() == "jax":
@@ -2167,7 +2191,7 @@ class Run:
             self._resume_from(state)
         self._compile()
         if goes_on:
-            weights.load(self.network, self.resume_path)
+            weights.load(self.network, self.state_path)
             self._restore("mrcnn_optimizer")
         if state:
             self._restore("mrcnn_draws")
@@ -2231,7 +2255,7 @@ class Run:
         These are the weights of the last checkpoint, of the resume file, or those that `train` left
         in this process. Any others were loaded on purpose and must not be overwritten.
         """
-        state = read_state(self.resume_path)
+        state = read_state(self.state_path)
         if state is None or self._was_killed_after_checkpoint(state):
             return state
         if state["epoch"] != self.owner.epoch:
@@ -2244,7 +2268,7 @@ class Run:
             "The run in %s, which stopped at epoch %d, step %d, is not taken up: the weights of"
             " this model are not its own, others were loaded. Training goes on from those, with a"
             " new optimizer. To take up the run, load find_last() and nothing after it",
-            self.owner.log_dir,
+            os.path.dirname(self.state_path),
             state["epoch"] + 1,
             state["step"],
         )
@@ -2258,9 +2282,12 @@ class Run:
         """
         if state["epoch"] + 1 != self.owner.epoch:
             return False
-        path = self.owner.checkpoint_path.format(epoch=self.owner.epoch)
+        path = self.owner.checkpoint_path
+        if self.state_path != self.resume_path:
+            path = checkpoint_path(os.path.dirname(self.state_path), self.config.NAME)
+        path = path.format(epoch=self.owner.epoch)
         try:
-            if os.path.getmtime(path) < os.path.getmtime(self.resume_path):
+            if os.path.getmtime(path) < os.path.getmtime(self.state_path):
                 return False
         except OSError:
             return False
@@ -2278,7 +2305,7 @@ class Run:
             logger.warning(
                 "The run in %s, which stopped in epoch %d at step %d, is not taken up there: %s."
                 " Epoch %d begins anew, with a new optimizer",
-                self.owner.log_dir,
+                os.path.dirname(self.state_path),
                 state["epoch"] + 1,
                 state["step"],
                 ", ".join(differences),
@@ -2302,7 +2329,7 @@ class Run:
             return
         logger.warning(
             "Taking up the run in %s at epoch %d, step %d",
-            self.owner.log_dir,
+            os.path.dirname(self.state_path),
             self.owner.epoch + 1,
             self.step,
         )
@@ -2321,14 +2348,14 @@ class Run:
     def _restore(self, group):
         """Loads a group of `_variables` from the resume file, if all shapes are equal."""
         variables = self._variables()[group]
-        with h5py.File(self.resume_path, "r") as file:
+        with h5py.File(self.state_path, "r") as file:
             arrays = [array[()] for _, array in sorted(file.get(group, {}).items())]
         if [array.shape for array in arrays] != [tuple(v.shape) for v in variables]:
             if arrays:
                 logger.warning(
                     "%s of %s is of other variables than this run's and begins anew",
                     group,
-                    self.resume_path,
+                    self.state_path,
                 )
             return
         for variable, array in zip(variables, arrays):

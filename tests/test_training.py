@@ -4,6 +4,7 @@ import datetime
 import json
 import logging
 import os
+import pathlib
 import re
 import resource
 import subprocess
@@ -808,6 +809,47 @@ def test_a_numbered_file_outside_a_run_begins_a_new_one(tmp_path, caplog):
         model.load_weights(path)
     assert model.epoch == 0 and re.fullmatch(r"toy\d{8}T\d{4}", os.path.basename(model.log_dir))
     assert "a new run begins at epoch 0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "folder, own",
+    [
+        ("logs/toy20180102T0304", "logs/toy20180102T0304"),
+        ("logs/Toy20180102T0304", "logs/Toy20180102T0304"),
+        ("input/toy20180102T0304", "logs/toy20180102T0304"),  # a read-only copy of the run
+        ("logs/coco20180102T0304", "logs/toy20180102T0304"),  # another project's weights
+        ("logs/toys20180102T0304", "logs/toy20180102T0304"),
+        ("x/coco20180102T0304", "logs/toy20180102T0304"),
+    ],
+)
+def test_where_a_run_goes_on(folder, own):
+    assert training.own_log_dir("logs", "TOY", folder) == own
+
+
+def test_a_run_elsewhere_is_gone_on_from_and_left_as_it_is(tmp_path):
+    """As matterport's set_log_dir: NAME<date of the checkpoint's run> in model_dir."""
+    config = ToyConfig(STEPS_PER_EPOCH=1)
+    first, _ = train(config, tmp_path / "input")
+    source = pathlib.Path(first.log_dir)
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    model = modellib.MaskRCNN("training", config, tmp_path / "working")
+    model.load_weights(first.find_last())
+    folder = tmp_path / "working" / source.name
+    assert (model.epoch, model.log_dir) == (1, str(folder))
+    assert model.checkpoint_path == str(folder / "mask_rcnn_toy_{epoch:04d}.h5")
+    train(config, None, 2, model=model)
+    # Two steps, the second with the optimizer of the first.
+    assert int(model.keras_model.optimizer.iterations) == 2
+    train(config, None, 3, model=model)
+    assert int(model.keras_model.optimizer.iterations) == 3
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+    names = {path.name for path in folder.glob("*.h5")}
+    assert names == {f"mask_rcnn_toy_{end}.h5" for end in ("0002", "0003", "resume")}
+
+    other = modellib.MaskRCNN("training", ToyConfig(NAME="other"), tmp_path / "input")
+    other.load_weights(first.find_last())
+    assert other.epoch == 1
+    assert other.log_dir == str(tmp_path / "input" / f"other{source.name[-13:]}")
 
 
 # ---- What a run goes on from ---------------------------------------------------------------------
