@@ -486,8 +486,9 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     """Mask [H, W] bool of the pixels that are not black, from a file that `read_image` reads.
 
     Transparent pixels are False, whatever their colour. In a JPEG, whose compression leaves gray
-    pixels around an object, pixels brighter than half of the brightest are True. Gray files of 8
-    bits, the usual masks, are read without conversion to RGB.
+    pixels around an object, pixels brighter than half of the brightest are True; so in files with
+    such traces that were saved in another format. Gray files of 8 bits, the usual masks, are read
+    without conversion to RGB.
 
     Raises:
         OSError, ValueError: as `read_image`.
@@ -501,8 +502,9 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         pass  # `read_image` may succeed, or raises the right error
     if gray is None:
         gray = read_image(path).max(axis=-1)
-    if lossy:
-        return gray > max(gray.max(initial=0) / 2, _JPEG_BLACK)
+    brightest = gray.max(initial=0)
+    if lossy or (brightest > 127 and ((gray > 0) & (gray <= _JPEG_BLACK)).any()):
+        return gray > max(brightest / 2, _JPEG_BLACK)
     return gray != 0
 
 
