@@ -1138,9 +1138,7 @@ def _read_labels(path: str) -> np.ndarray:
     is_palette = False
     try:
         if path.lower().endswith((".tif", ".tiff")):
-            import tifffile
-
-            values = np.squeeze(tifffile.imread(path))
+            values = _values_in_tiff(path)
         else:
             with Image.open(path) as image:
                 if utils.is_lossy(image, path):
@@ -1198,6 +1196,34 @@ def _read_labels(path: str) -> np.ndarray:
             f"{path} with {values.min()}"
         )
     return values.astype(np.int64)
+
+
+def _values_in_tiff(path: str) -> np.ndarray:
+    """The values of a TIFF as they are stored.
+
+    tifffile reads LZW and other compressions with the package imagecodecs alone; Pillow reads them.
+    """
+    import tifffile
+    from PIL import Image
+
+    try:
+        return np.squeeze(tifffile.imread(path))
+    except Exception as error:  # the libraries raise many types
+        try:
+            with Image.open(path) as image:
+                if utils.is_lossy(image, path):
+                    return _labels_of_lossy(image, path)
+                values = np.asarray(image)
+                is_inverted = utils.shows_zero_white(image)
+        except Problem:
+            raise
+        except Exception:
+            raise error from None
+    if is_inverted and values.dtype == bool:
+        return ~values
+    if is_inverted:
+        return np.iinfo(values.dtype).max - values
+    return values
 
 
 def _without_rims(values: np.ndarray, palette: list[int]) -> np.ndarray:

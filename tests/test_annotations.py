@@ -2521,3 +2521,46 @@ def test_label_images_of_public_datasets(tmp_path, image_name, mask_name):
     (image,) = annotations.read(tmp_path).images
     assert image.name == image_name
     assert areas_of(image) == [("object", 100), ("object", 200)]
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "zstd", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_label_images_in_compressed_tiffs(tmp_path, compression, dtype):
+    """Of LZW, the usual one, "requires the 'imagecodecs' package" was the error."""
+    path = label_images(tmp_path, [two_squares()] * 2, "{}.png")
+    for letter in "ab":
+        (tmp_path / "masks" / f"{letter}.png").unlink()
+        picture = Image.fromarray(two_squares().astype(dtype))
+        picture.save(tmp_path / "masks" / f"{letter}.tif", compression=compression)
+    image = annotations.read(path).images[1]
+    assert areas_of(image) == [("object", 100), ("object", 200)]
+
+
+def test_label_images_in_tiffs_with_losses(tmp_path):
+    path = label_images(tmp_path, [disc(), disc()], "{}.png")
+    for letter, values in (("a", (80, 160)), ("b", (255,))):
+        (tmp_path / "masks" / f"{letter}.png").unlink()
+        picture = Image.fromarray(disc(values))
+        picture.save(tmp_path / "masks" / f"{letter}.tif", compression="jpeg")
+    annotated = annotations.read(path)
+    (problem,) = annotated.problems
+    assert "a label image in a format without losses" in problem and "a.tif, a TIFF" in problem
+    assert areas_of(annotated.images[0]) == [("object", 417)]
+
+
+@pytest.mark.parametrize("as_labels", [True, False])
+def test_masks_in_tiffs_where_0_is_white(tmp_path, as_labels):
+    """As tifffile writes bool, and ImageJ inverted ones: files of an object were the ground."""
+    import tifffile
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png")
+    for dtype in (bool, np.uint8):
+        file = tmp_path / "masks" / "a_0.tif"
+        if as_labels:
+            file = tmp_path / "masks" / "a.tif"
+        values = ((two_squares() == 1) * 255).astype(dtype)
+        tifffile.imwrite(file, values, photometric="miniswhite")
+        (image,) = annotations.read(tmp_path).images
+        assert areas_of(image) == [("object", 100)]
