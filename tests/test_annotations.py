@@ -2564,3 +2564,39 @@ def test_masks_in_tiffs_where_0_is_white(tmp_path, as_labels):
         tifffile.imwrite(file, values, photometric="miniswhite")
         (image,) = annotations.read(tmp_path).images
         assert areas_of(image) == [("object", 100)]
+
+
+def cvat_xml(name, end="</annotations>"):
+    """CVAT's xml of an image with a square of 400 pixels."""
+    points = "5,5;25,5;25,25;5,25"
+    polygon = f'<polygon label="cat" points="{points}" z_order="0"/>'
+    image = f'<image id="0" name="{name}" width="{WIDTH}" height="{HEIGHT}">{polygon}</image>'
+    return f"<annotations><version>1.1</version>{image}{end}"
+
+
+def test_a_damaged_xml_of_cvat_is_said(folder):
+    """Beside others it was passed over without a word; alone, it was none of CVAT's."""
+    (folder / "one.xml").write_text(cvat_xml("a.jpg", end=""))
+    with pytest.raises(AnnotationError, match="one.xml: expected XML. Received: no element found"):
+        annotations.read(folder)
+    (folder / "two.xml").write_text(cvat_xml("b.png"))
+    annotated = annotations.read(folder)
+    (problem,) = annotated.problems
+    assert "one.xml: expected XML. Received: no element found" in problem
+    assert [areas_of(image) for image in annotated.images] == [[("cat", 400)]]
+
+
+def test_corners_of_pascal_voc_in_the_other_order(folder):
+    """The object was left out: "expected a region with a pixel in the image"."""
+    box = "<xmin>25</xmin><ymin>6</ymin><xmax>6</xmax><ymax>15</ymax>"
+    item = f"<object><name>cat</name><bndbox>{box}</bndbox></object>"
+    xml = f"<annotation><filename>a.jpg</filename>{item}</annotation>"
+    (folder / "a.xml").write_text(xml)
+    (image,) = annotations.read(folder).images
+    assert areas_of(image) == [("cat", 200)]
+
+
+def test_archives_in_a_folder_are_named(folder):
+    (folder / "task_1.ZIP").write_bytes(b"PK")
+    with pytest.raises(AnnotationError, match="is to be unpacked first: task_1.ZIP"):
+        annotations.read(folder)
