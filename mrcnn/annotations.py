@@ -35,10 +35,10 @@ from mrcnn.cvat import (
     cvat_files_in,
     has_shapes,
     is_of_one_image_xml,
+    is_of_video,
     read_cvat_xml,
     read_image_xmls,
     xml_files_in,
-    xml_root,
 )
 from mrcnn.datumaro_json import is_datumaro, read_datumaro
 from mrcnn.detections import are_detections, as_annotations, check_rows, index_of
@@ -489,7 +489,7 @@ def _read_any(
             return read_image_xmls(path, image_xmls, images, keep_empty, need_files)
     if not folder.labelme_jsons:
         received = f"a folder with {folder.count} json files, none of these{_xml_hint(path)}"
-        received += semantic_hint(path)
+        received += semantic_hint(path) + _archive_hint(path)
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: {received}{problem_lines(folder.problems())}"
         )
@@ -612,6 +612,15 @@ def _xml_hint(path: str) -> str:
         f"; {len(xml_files)} XML files, none of them CVAT's or of an image"
         f" ({files.several(xml_files, 2)}): export COCO's json in their place"
     )
+
+
+def _archive_hint(path: str) -> str:
+    """The end of an error message about a folder with archives in it; "" without."""
+    endings = (".zip", ".tar", ".tgz", ".tar.gz", ".gz", ".7z", ".rar", ".tar.bz2", ".tar.xz")
+    archives = [name for name in sorted(os.listdir(path)) if name.lower().endswith(endings)]
+    if not archives:
+        return ""
+    return f"; what is packed is to be unpacked first: {files.several(archives, 2)}"
 
 
 def _warn_of_via_settings(path: str, attribute: str | None, label: str | None) -> None:
@@ -1209,7 +1218,7 @@ def _read_cvat_files(
     """
     if len(cvat_files) == 1:
         return read_cvat_xml(cvat_files[0], images, keep_empty, need_files, path)
-    videos = [file for file in cvat_files if xml_root(file).find("track") is not None]
+    videos = [file for file in cvat_files if is_of_video(file)]
     if len({os.path.dirname(file) for file in videos}) < len(videos):
         raise AnnotationError(
             f"{path}: expected the xml of one video in a folder, for their frames have the same"

@@ -42,6 +42,7 @@ from mrcnn.masks import (
     SegmentationError,
     decode,
     decode_rle,
+    encode,
     finite_number,
     is_plain_polygon,
     sound_segmentation,
@@ -253,6 +254,7 @@ def read_annotations(path: Any, crowds: str = "auto", content: dict | None = Non
             panoptic.to_instances(coco.dataset, path, coco.problems)
         _warn_of_partial_annotation(coco.dataset["images"], path)
         _drop_corners(coco.dataset, path)
+        _turn_runs_of_rows(coco.dataset["annotations"], path)
         _boxes_to_polygons(coco.dataset["annotations"], path)
         _index(coco, path)
         _check_that_pixels(coco, path)
@@ -494,6 +496,90 @@ def _are_corners(polygons: list[list[float]], box: list[float]) -> bool:
         return all(abs(value - expected) <= _BOX_ROUNDING for value, expected in pairs)
 
     return is_near(x, y, width, height) and not is_near(x, y, x + width, y + height)
+
+
+def _turn_runs_of_rows(annotations: list, path: pathlib.Path) -> None:
+    """Turns run lengths that follow the rows into COCO's, which follow the columns.
+
+    Scripts that flatten a mask of numpy without order="F" write them: the boxes tell, as long as
+    they were not computed from such runs.
+    """
+    telling = 0
+    unclear = 0
+    for item in annotations:
+        runs = _plain_runs(item)
+        box = None
+        if runs is not None and "bbox_mode" not in item:
+            box = sound_box(item.get("bbox"))
+        if runs is None or box is None or not box[2] or not box[3]:
+            continue
+        counts, height, width = runs
+        left, right, top, bottom = _extent_of_runs(counts, height)
+        first_row, last_row, first_column, last_column = _extent_of_runs(counts, width)
+        x, y, box_width, box_height = box
+        edges = np.array([x, x + box_width, y, y + box_height])
+        fits = np.abs(edges - [left, right, top, bottom]).max() <= _BOX_ROUNDING
+        by_rows = [first_column, last_column, first_row, last_row]
+        fits_by_rows = np.abs(edges - by_rows).max() <= _BOX_ROUNDING
+        if fits and not fits_by_rows:
+            return
+        telling += fits_by_rows and not fits
+        unclear += not fits and not fits_by_rows
+        if telling + unclear == _SAMPLED_OUTLINES:
+            break
+    if telling <= unclear:
+        return
+    for item in annotations:
+        runs = _plain_runs(item)
+        if runs is not None:
+            counts, height, width = runs
+            mask = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
+            item["segmentation"]["counts"] = encode(mask[..., None])[0]["counts"]
+    logger.warning(
+        "%s: the run lengths follow the rows of their images, as the boxes show, not the columns"
+        " as COCO's; they are taken so",
+        path,
+    )
+
+
+def _plain_runs(item: Any) -> tuple[list[int], int, int] | None:
+    """The uncompressed run lengths of an annotation, and the height and width of their image.
+
+    None for another annotation, and for runs without a pixel or that don't add up.
+    """
+    if not isinstance(item, dict) or not isinstance(item.get("segmentation"), dict):
+        return None
+    counts = item["segmentation"].get("counts")
+    size = item["segmentation"].get("size")
+    if not isinstance(counts, list) or not isinstance(size, list) or len(size) != 2:
+        return None
+    if not all(type(number) is int and number >= 0 for number in (*size, *counts)):
+        return None
+    height, width = size
+    if sum(counts) != height * width or not sum(counts[1::2]):
+        return None
+    return counts, height, width
+
+
+def _extent_of_runs(counts: list[int], side: int) -> tuple[int, int, int, int]:
+    """The first line with a pixel and that after the last, and so within lines, of run lengths.
+
+    Args:
+        counts: run lengths with at least one pixel.
+        side: pixels of a line: the image's height where lines are columns.
+    """
+    edges = np.cumsum(counts, dtype=np.int64)
+    has_pixels = np.array(counts[1::2]) > 0
+    starts = edges[:-1:2][has_pixels]
+    lasts = edges[1::2][has_pixels] - 1
+    first_line = int(starts[0] // side)
+    last_line = int(lasts[-1] // side)
+    within_first = 0
+    within_last = side - 1
+    if (starts // side == lasts // side).all():  # else a run has the end of a line and a beginning
+        within_first = int((starts % side).min())
+        within_last = int((lasts % side).max())
+    return first_line, last_line + 1, within_first, within_last + 1
 
 
 def _boxes_to_polygons(annotations: list, path: pathlib.Path) -> None:

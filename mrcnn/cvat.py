@@ -169,15 +169,28 @@ def _begins_with(file: str, tag: str) -> bool:
 
 
 def cvat_files_in(path: str, below: bool) -> list[str]:
-    """CVAT's xml files in a folder or, with `below`, in its sub-folders; sorted."""
+    """CVAT's xml files in a folder or, with `below`, in its sub-folders; sorted.
+
+    A file that begins as CVAT's and is damaged is one of them.
+    """
     cvat_files = []
     for file in json_files_in(path, below, (".xml",)):
         try:
             if _begins_with(file, "annotations") and _is_cvat(xml_root(file)):
                 cvat_files.append(file)
-        except (AnnotationError, OSError):
+        except AnnotationError:
+            cvat_files.append(file)
+        except OSError:
             continue
     return cvat_files
+
+
+def is_of_video(file: str) -> bool:
+    """Whether CVAT's xml file is of a video; False for a damaged one."""
+    try:
+        return xml_root(file).find("track") is not None
+    except AnnotationError:
+        return False
 
 
 def _grouped(shape: Any) -> dict:
@@ -371,7 +384,9 @@ def _xml_shape(item: Any, file: str, base_folder: str, size: tuple[int, int] | N
         raise Problem(f"expected a polygon, a mask or a box. Received: {files.short(kinds)}")
     values = {child.tag: child.text for child in box}
     x1, y1, x2, y2 = numbers_of(values, ("xmin", "ymin", "xmax", "ymax"))
-    return Rectangle(x1 - 1, y1 - 1, x2, y2)  # Pascal VOC counts pixels from 1
+    left, right = sorted((x1, x2))
+    top, bottom = sorted((y1, y2))
+    return Rectangle(left - 1, top - 1, right, bottom)  # Pascal VOC counts pixels from 1
 
 
 def _voc_polygon(polygon: Any) -> DrawnShape:

@@ -447,7 +447,9 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 # Names of the folders of images in exports, beside or above the annotations.
-IMAGE_FOLDERS = ("images", "Images", "image", "imgs", "img", "JPEGImages", "photos", "data")
+IMAGE_FOLDERS = (
+    *("images", "Images", "image", "imgs", "img", "JPEGImages", "PNGImages", "photos", "data"),
+)
 # Subfolders of these with photographs: subsets, with a year or without.
 SUBSET_FOLDER = re.compile(r"(train|training|val|valid|validation|test|testing)([-_]?set)?[-_]?\d*")
 # Depth of subfolders in which a json is searched; images may be deeper, as in

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import logging
 import os
 import pathlib
@@ -60,7 +61,16 @@ _MASK_FOLDERS = (
     "segmentationobject",
     "segmentationobjectpng",
     "gt",
+    "ground_truth",
+    "groundtruth",
+    "instance_masks",
+    "pedmasks",
 )
+# A folder of label images beside JPEGImages/ alone, as DAVIS and YouTube-VOS have it: elsewhere
+# such a folder may hold images of classes.
+_MASKS_OF_VIDEOS = "annotations"
+# Endings of an image's name that its label image has not: 000_img.png and 000_masks.png.
+_IMAGE_ENDINGS = ("_img", "_image")
 
 # How deep below a folder its dataset is searched for: VOCdevkit/VOC2012/.
 _MASKS_BELOW = 2
@@ -81,6 +91,9 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
 
     A label image has all objects: 0 is background, and each object has another number or colour.
     It is masks/<name>.png (or .tif) for images/<name>.jpg, or <name>_masks.png beside the image.
+    Several folders in masks/, none of an image's name, are classes: masks/<class>/<name>.png, or
+    <name>_0.png and so on.
+
     Pascal VOC's JPEGImages/ and SegmentationObject/, which CVAT and LabelMe write too, are read
     without the rims: an object's class is that of most of its pixels in SegmentationClass/, named
     by labelmap.txt or class_names.txt, otherwise by Pascal VOC.
@@ -119,17 +132,18 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
                     name = label or item.names.get(file, "object")
                     regions.append(Region(name, bitmap, number=os.path.basename(file)))
             else:
-                labels = _read_labels(item.masks[0])
-                size = _size_of_labels(item.image, item.masks[0], labels)
-                doubts.check_background(relative, labels)
-                classes = None
-                if label is None:
-                    classes = palettes.classes_of(item.masks[0], labels.shape)
-                for number, bitmap in enumerate(_objects_of_labels(labels), 1):
-                    name = label or "object"
-                    if classes is not None:
-                        name = classes.name_of(bitmap)
-                    regions.append(Region(name, bitmap, number=number))
+                for file in item.masks:
+                    labels = _read_labels(file)
+                    size = _size_of_labels(item.image, file, labels)
+                    doubts.check_background(relative, labels)
+                    classes = None
+                    if label is None:
+                        classes = palettes.classes_of(file, labels.shape)
+                    for bitmap in _objects_of_labels(labels):
+                        name = label or item.names.get(file, "object")
+                        if classes is not None:
+                            name = classes.name_of(bitmap)
+                        regions.append(Region(name, bitmap, number=len(regions) + 1))
         except Problem as error:
             reader.problem(f"image {relative!r}", str(error))
             continue
@@ -768,7 +782,7 @@ class _MaskSet:
 
     Attributes:
         image: path of the image.
-        masks: paths of its mask files, or of its one label image.
+        masks: paths of its mask files, or of its label image, or of that of each class.
         one_each: whether each mask file is one object.
         by_number: whether the mask files were assigned to the image by a number after its name, or
             by a folder of its name.
@@ -797,13 +811,17 @@ def mask_sets(path: str, below: int = _MASKS_BELOW) -> tuple[list[_MaskSet], lis
     if sets:
         return sets, []
     folders = sorted(os.listdir(path), key=lambda name: (name.lower(), name))
-    for name in _MASK_FOLDERS:
+    for name in (*_MASK_FOLDERS, _MASKS_OF_VIDEOS):
+        image_folders: Sequence[str] = files.IMAGE_FOLDERS
+        if name == _MASKS_OF_VIDEOS:
+            image_folders = ("JPEGImages",)
         for folder in (folder for folder in folders if folder.lower() == name):
             masks_below = _pictures_below(os.path.join(path, folder))
-            for image_folder in files.IMAGE_FOLDERS:
+            for image_folder in image_folders:
                 images_below = _pictures_below(os.path.join(path, image_folder))
                 if images_below and masks_below:
-                    sets, unused = _masks_of_images(images_below, masks_below)
+                    folder_path = os.path.join(path, folder)
+                    sets, unused = _masks_of_images(images_below, masks_below, folder_path)
                     if sets:
                         _name_by_csv(sets, os.path.join(path, _V7_CLASSES))
                         return sets, unused
@@ -834,15 +852,23 @@ _OBJECT_NUMBER = re.compile(
 
 
 def _masks_of_images(
-    images: dict[str, str], masks: dict[str, str]
+    images: dict[str, str], masks: dict[str, str], folder: str
 ) -> tuple[list[_MaskSet], list[str]]:
     """The images that have mask files in another folder, and the mask files without an image.
 
     An image a.jpg has either the label image a.png or a file for each object: a_0.png and so on, or
     the files of a folder a/.
 
-    images, masks: from `_pictures_below`. If one has no sub-folders, base names are compared.
+    Args:
+        images, masks: from `_pictures_below`. If one has no sub-folders, base names are compared.
+        folder: that of the masks.
     """
+    classes = _class_folders(images, masks)
+    if classes:
+        sets, unused = _masks_of_classes(images, masks)
+        if sets:
+            _tell_of_class_folders(folder, tuple(classes))
+            return sets, unused
     if not any(map(os.path.dirname, masks)):
         images = _by_base_name(images)
     elif not any(map(os.path.dirname, images)):
@@ -863,6 +889,66 @@ def _masks_of_images(
                 object_masks = [mask for _, mask in sorted(numbered.get(image, []))]
                 sets.append(_MaskSet(image, object_masks, one_each=True, by_number=True))
     return sets, sorted(set(masks.values()) - used)
+
+
+def _class_folders(images: dict[str, str], masks: dict[str, str]) -> list[str]:
+    """The folders of masks that are classes: several, none of an image's name, of flat images.
+
+    images, masks: from `_pictures_below`.
+    """
+    if any(map(os.path.dirname, images)) or not all(map(os.path.dirname, masks)):
+        return []
+    folders = list(dict.fromkeys(name.split(os.sep)[0] for name in masks))
+    stems = _by_stem(images)
+    for name in folders:
+        is_of_image = name in stems or name.casefold() in stems
+        if is_of_image or name.isdigit() or files.SUBSET_FOLDER.fullmatch(name.lower()):
+            return []
+    if len(folders) < 2:
+        return []
+    return folders
+
+
+def _masks_of_classes(
+    images: dict[str, str], masks: dict[str, str]
+) -> tuple[list[_MaskSet], list[str]]:
+    """As `_masks_of_images`, of masks in a folder for each class."""
+    by_class: dict[str, dict[str, str]] = {}
+    for name, mask in masks.items():
+        class_name, _, rest = name.partition(os.sep)
+        by_class.setdefault(class_name, {})[rest] = mask
+    stems = _by_stem(images)
+    label_images: dict[str, dict[str, str]] = {}
+    object_files: dict[str, dict[str, str]] = {}
+    used = set()
+    for class_name, files_of_class in by_class.items():
+        for item in _labelled(images, _by_stem(files_of_class), _MASK_ENDINGS):
+            label_images.setdefault(item.image, {})[item.masks[0]] = class_name
+            used.add(item.masks[0])
+        for name in sorted(files_of_class, key=_natural_key):
+            mask = files_of_class[name]
+            owner = _owner_of_mask(os.path.splitext(name)[0], stems)
+            if mask not in used and owner is not None:
+                object_files.setdefault(owner, {})[mask] = class_name
+                used.add(mask)
+    sets = []
+    for image in images.values():
+        names = {**label_images.get(image, {}), **object_files.get(image, {})}
+        one_each = image in object_files or (bool(object_files) and not names)
+        if names or one_each:
+            sets.append(_MaskSet(image, list(names), one_each, by_number=one_each, names=names))
+    return sets, sorted(set(masks.values()) - used)
+
+
+@functools.cache
+def _tell_of_class_folders(folder: str, names: tuple[str, ...]) -> None:
+    """Warns, once for each folder of masks, that the folders in it are taken for classes."""
+    logger.warning(
+        "%s: its folders are taken for the classes of the masks in them: %s; --label=object makes"
+        " them one class",
+        folder,
+        files.several(names),
+    )
 
 
 def _by_base_name(pictures: dict[str, str], kept_folders: Collection[str] = ()) -> dict[str, str]:
@@ -952,6 +1038,9 @@ def _labelled(
     for name, image in images.items():
         stem = os.path.splitext(name)[0]
         names = [stem + end for end in endings]
+        for ending in _IMAGE_ENDINGS:
+            if stem.lower().endswith(ending):
+                names += [stem[: -len(ending)] + end for end in endings]
         folder, base = os.path.split(stem)
         names += [os.path.join(folder, begin + base) for begin in _MASK_BEGINNINGS]
         names += [name.casefold() for name in names]
@@ -1049,12 +1138,11 @@ def _read_labels(path: str) -> np.ndarray:
     is_palette = False
     try:
         if path.lower().endswith((".tif", ".tiff")):
-            import tifffile
-
-            values = np.squeeze(tifffile.imread(path))
+            values = _values_in_tiff(path)
         else:
             with Image.open(path) as image:
-                _check_keeps_values(image, path)
+                if utils.is_lossy(image, path):
+                    return _labels_of_lossy(image, path)
                 is_palette = image.mode == "P"
                 values = np.asarray(image)
                 if image.mode in ("LA", "RGBA"):  # transparent is background
@@ -1079,10 +1167,24 @@ def _read_labels(path: str) -> np.ndarray:
     except Exception as error:  # the libraries raise many types for a damaged file
         raise Problem(f"expected a label image. Received: {path}: {error}") from error
     if values.dtype == np.uint8 and not is_palette:
-        _check_edges(values, path)
+        soft = _soft_values(values)
+        if soft is not None:
+            both = None
+            if _has_traces(values):
+                both = _two_values(values)
+            if both is None:
+                raise Problem(
+                    "expected a label image with one number or colour for each object. Received: "
+                    f"{path}, {soft}: it was smoothed, or compressed with losses. Objects that are"
+                    " so small can have numbers of 16 bits"
+                )
+            _warn_of_two_values(os.path.dirname(path))
+            return both.astype(np.int64)
     if values.ndim == 3 and values.shape[-1] in (3, 4) and values.dtype == np.uint8:
         parts = values[..., :3].astype(np.int64)
         return parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+    if values.ndim == 2 and values.dtype.kind == "f" and _are_whole(values):
+        values = values.astype(np.int64)  # ImageJ and CellProfiler write numbers as floats
     if values.ndim != 2 or values.dtype.kind not in "biu":
         raise Problem(
             "expected a label image of whole numbers or colours. Received: "
@@ -1094,6 +1196,34 @@ def _read_labels(path: str) -> np.ndarray:
             f"{path} with {values.min()}"
         )
     return values.astype(np.int64)
+
+
+def _values_in_tiff(path: str) -> np.ndarray:
+    """The values of a TIFF as they are stored.
+
+    tifffile reads LZW and other compressions with the package imagecodecs alone; Pillow reads them.
+    """
+    import tifffile
+    from PIL import Image
+
+    try:
+        return np.squeeze(tifffile.imread(path))
+    except Exception as error:  # the libraries raise many types
+        try:
+            with Image.open(path) as image:
+                if utils.is_lossy(image, path):
+                    return _labels_of_lossy(image, path)
+                values = np.asarray(image)
+                is_inverted = utils.shows_zero_white(image)
+        except Problem:
+            raise
+        except Exception:
+            raise error from None
+    if is_inverted and values.dtype == bool:
+        return ~values
+    if is_inverted:
+        return np.iinfo(values.dtype).max - values
+    return values
 
 
 def _without_rims(values: np.ndarray, palette: list[int]) -> np.ndarray:
@@ -1140,13 +1270,80 @@ def _warn_of_black(folder: str) -> None:
     )
 
 
-def _check_keeps_values(image: Any, path: str) -> None:
-    """Problem for a label image, a `PIL.Image.Image`, with lossy compression."""
-    if utils.is_lossy(image, path):
+def _are_whole(values: np.ndarray) -> bool:
+    """Whether floats are whole numbers that a float64 can tell apart."""
+    return bool((np.abs(values) < 2**53).all() and (values == np.floor(values)).all())
+
+
+def _labels_of_lossy(image: Any, path: str) -> np.ndarray:
+    """The numbers [H, W] int64 of a label image, a `PIL.Image.Image`, that has lost values.
+
+    One of black and white is that of one object; Problem for another one.
+    """
+    both = _two_values(np.asarray(image.convert("RGB")))
+    if both is None:
         raise Problem(
             f"expected a label image in a format without losses, PNG or TIFF. Received: {path},"
             f" a {image.format} whose numbers or colours its compression has changed"
         )
+    _warn_of_two_values(os.path.dirname(path))
+    return both.astype(np.int64)
+
+
+# Values of 8 bits that compression makes of black are at most this, of white as far below 255.
+_CHANGED_BY_LOSSES = 16
+# Of the pixels that equal their neighbours, but for compression, this share are black or white in a
+# label image of two values.
+_TWO_VALUES_SHARE = 0.98
+
+
+def _two_values(values: np.ndarray) -> np.ndarray | None:
+    """Where a label image of black and white, compressed with losses, is white.
+
+    values: [H, W] or [H, W, bands] uint8. Returns [H, W] bool; None for another image.
+    """
+    from scipy import ndimage
+
+    bands = np.atleast_3d(values)[..., :3].astype(np.int64)
+    if np.ptp(bands, axis=-1).max(initial=0) > 2 * _CHANGED_BY_LOSSES:
+        return None
+    gray = bands[..., 0]
+    if not gray.any():
+        return np.zeros(gray.shape, bool)
+    least = ndimage.minimum_filter(gray, 3, mode="nearest")
+    most = ndimage.maximum_filter(gray, 3, mode="nearest")
+    is_flat = most - least <= _CHANGED_BY_LOSSES
+    black = is_flat & (gray <= _CHANGED_BY_LOSSES)
+    white = is_flat & (gray >= 255 - _CHANGED_BY_LOSSES)
+    share = np.count_nonzero(black | white) / max(np.count_nonzero(is_flat), 1)
+    if not black.any() or not white.any() or share < _TWO_VALUES_SHARE:
+        return None
+    return gray >= 128
+
+
+def _has_traces(values: np.ndarray) -> bool:
+    """Whether a label image has dark or bright specks, as compression leaves and smoothing not.
+
+    values: [H, W] or [H, W, bands] uint8.
+    """
+    from scipy import ndimage
+
+    gray = np.atleast_3d(values)[..., 0]
+    least = ndimage.minimum_filter(gray, 3, mode="nearest")
+    most = ndimage.maximum_filter(gray, 3, mode="nearest")
+    specks = (gray == most) & (gray > 0) & (gray <= _CHANGED_BY_LOSSES)
+    gaps = (gray == least) & (gray < 255) & (gray >= 255 - _CHANGED_BY_LOSSES)
+    return bool(specks.any() and gaps.any())
+
+
+@functools.cache
+def _warn_of_two_values(folder: str) -> None:
+    """Warns, once for each folder, that gray edges of its label images are halved."""
+    logger.warning(
+        "%s: label images of black and white were compressed with losses; what is"
+        " brighter than half is taken for one object",
+        folder,
+    )
 
 
 # A label image of 8 bits has soft edges if at least this many of its values, and this share of all
@@ -1155,18 +1352,22 @@ SOFT_VALUES = 8
 SOFT_SHARE = 0.5
 
 
-def _check_edges(values: np.ndarray, path: str) -> None:
-    """Problem for a label image, [H, W] or [H, W, bands] uint8, whose objects have soft edges.
+def _soft_values(values: np.ndarray) -> str | None:
+    """What is soft at the edges of a label image, [H, W] or [H, W, bands] uint8; None for nothing.
 
     A value of a soft edge has no pixel whose four neighbours equal it, and at least half of its
-    pixels have both a smaller and a larger neighbour. A small object has only background around it.
+    pixels have three values around them. A small object has only background around it. Black and
+    white that were compressed hardly have few such values.
     """
     from scipy import ndimage
 
     bands = np.atleast_3d(values)[..., :3]
-    codes = np.zeros(bands.shape[:2], np.int64)
-    inner = np.ones(bands.shape[:2], bool)
-    between = np.zeros(bands.shape[:2], bool)
+    if (bands == bands[..., :1]).all():
+        bands = bands[..., :1]  # gray
+    height, width = bands.shape[:2]
+    codes = np.zeros((height, width), np.int64)
+    inner = np.ones((height, width), bool)
+    between = np.zeros((height, width), bool)
     cross = ndimage.generate_binary_structure(2, 1)
     for band in np.moveaxis(bands, -1, 0):
         codes = codes * 256 + band
@@ -1175,19 +1376,34 @@ def _check_edges(values: np.ndarray, path: str) -> None:
         inner &= least == most
         least = ndimage.minimum_filter(band, 3, mode="nearest")
         most = ndimage.maximum_filter(band, 3, mode="nearest")
-        between |= (least < band) & (band < most)
+        around = np.pad(band, 1, mode="edge")
+        for y, x in itertools.product(range(3), range(3)):
+            neighbour = around[y : y + height, x : x + width]
+            between |= (least < neighbour) & (neighbour < most)
     values, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
     places = places.ravel()
     has_inner = np.bincount(places, inner.ravel()) > 0
     share = np.bincount(places, between.ravel()) / counts
-    soft = int(np.count_nonzero(~has_inner & (share >= 0.5)))
+    is_soft = ~has_inner & (share >= 0.5)
+    soft = int(np.count_nonzero(is_soft))
     if soft >= max(SOFT_VALUES, SOFT_SHARE * len(values)):
-        raise Problem(
-            "expected a label image with one number or colour for each object. Received: "
-            f"{path}, of whose {len(values)} values {soft} lie along edges, between others: it was"
-            " smoothed, or compressed with losses. Objects that are so small can have numbers of"
-            " 16 bits"
-        )
+        return f"of whose {len(values)} values {soft} lie along edges, between others"
+    if bands.shape[-1] == 1 and _is_hard_compressed(values, has_inner):
+        return f"with values beside black and white such as {values[1]} and {values[-2]}"
+    return None
+
+
+def _is_hard_compressed(values: np.ndarray, has_inner: np.ndarray) -> bool:
+    """Whether values are 0, 255, and what compression makes of them.
+
+    Args:
+        values: [N] int64, the values of a gray image, sorted.
+        has_inner: [N] bool, whether a pixel's four neighbours equal it.
+    """
+    if len(values) < 4 or values[0] != 0 or values[-1] != 255:
+        return False
+    has_both = values[1] <= _CHANGED_BY_LOSSES and values[-2] >= 255 - _CHANGED_BY_LOSSES
+    return bool(has_both and has_inner[0] and has_inner[-1] and not has_inner[1:-1].any())
 
 
 def _pieces(shape: Any) -> int:

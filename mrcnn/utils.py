@@ -408,6 +408,10 @@ _OTHER_BYTE = {
     "RGBX;16L": "RGBX;16B",
 }
 
+# TIFF's numbers of the compressions of faxes, which programs use for black on white.
+_FAX = (2, 3, 4)
+# And of those with losses: JPEG's three forms, WebP.
+_LOSSY = (6, 7, 34892, 50001)
 # The brightest value that JPEG's compression makes of black.
 _JPEG_BLACK = 16
 # The operation for each orientation in EXIF data, and the orientations of the inverse operations
@@ -486,8 +490,10 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     """Mask [H, W] bool of the pixels that are not black, from a file that `read_image` reads.
 
     Transparent pixels are False, whatever their colour. In a JPEG, whose compression leaves gray
-    pixels around an object, pixels brighter than half of the brightest are True. Gray files of 8
-    bits, the usual masks, are read without conversion to RGB.
+    pixels around an object, pixels brighter than half of the brightest are True; so in files with
+    such traces that were saved in another format. Gray files of 8 bits, the usual masks, are read
+    without conversion to RGB. Of a TIFF in which 0 is white, as tifffile writes bool and ImageJ
+    inverted masks, the pixels that are not 0 are True; but what a fax encoded is as it looks.
 
     Raises:
         OSError, ValueError: as `read_image`.
@@ -501,9 +507,23 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         pass  # `read_image` may succeed, or raises the right error
     if gray is None:
         gray = read_image(path).max(axis=-1)
-    if lossy:
-        return gray > max(gray.max(initial=0) / 2, _JPEG_BLACK)
+        if begins_as_tiff(path) and _with_pillow(path, _shows_zero_white):
+            gray = 255 - gray
+    brightest = gray.max(initial=0)
+    if lossy or (brightest > 127 and ((gray > 0) & (gray <= _JPEG_BLACK)).any()):
+        return gray > max(brightest / 2, _JPEG_BLACK)
     return gray != 0
+
+
+def shows_zero_white(image: Any) -> bool:
+    """Whether a Pillow image is a TIFF that stores white as 0 and is no fax."""
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(262) == 0 and tags.get(259) not in _FAX
+
+
+def _shows_zero_white(image, path):
+    """`shows_zero_white` for `_with_pillow`."""
+    return shows_zero_white(image)
 
 
 def _gray_values(image, path):
@@ -533,6 +553,8 @@ def is_lossy(image: Any, path: str | os.PathLike) -> bool:
     if image.format == "WEBP":
         with open(path, "rb") as file:
             return b"VP8 " in file.read(64 * 1024)  # the name of a lossy picture's chunk
+    if image.format == "TIFF":
+        return image.tag_v2.get(259) in _LOSSY
     return image.format in ("JPEG", "MPO")
 
 

@@ -2397,3 +2397,206 @@ def test_masks_of_other_names_are_said(tmp_path):
     text = "masks/picture-of-a.png and images/a.jpg, not a.png or a_0.png"
     with pytest.raises(AnnotationError, match=re.escape(text)):
         annotations.read(path)
+
+
+def areas_of(image):
+    """[(class, pixels)] of an image's objects, in their order."""
+    masks = image.masks()
+    return [(region.name, int(masks[..., i].sum())) for i, region in enumerate(image.regions)]
+
+
+def disc(values=(255,)):
+    """[HEIGHT, WIDTH] uint8 with a disc of 317 pixels of the first value, and 100 of another."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    drawn = np.where((y - 18) ** 2 + (x - 20) ** 2 <= 100, values[0], 0)
+    drawn[28:38, 45:55] = values[-1]
+    return drawn.astype(np.uint8)
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("quality", [75, 90, 95, 100])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_black_and_white_that_jpeg_compressed(tmp_path, caplog, quality, suffix, bands):
+    """As .jpg it was refused; saved as .png, of quality 90 and more, each gray was an object."""
+    label_images(tmp_path, [np.dstack([disc()] * bands).squeeze()] * 2, "{}.png")
+    for letter in "ab":
+        mask = tmp_path / "masks" / f"{letter}.png"
+        Image.open(mask).save(mask.with_suffix(".jpg"), quality=quality)
+        mask.unlink()
+        if suffix == ".png":
+            Image.open(mask.with_suffix(".jpg")).save(mask)
+            mask.with_suffix(".jpg").unlink()
+    image = annotations.read(tmp_path).images[0]
+    assert areas_of(image) == [("object", 417)]
+    np.testing.assert_array_equal(image.masks()[..., 0], disc() > 0)
+    assert "masks: label images of black and white were compressed" in caplog.text
+
+
+@pytest.mark.parametrize("quality", [75, 90, 98])
+def test_other_numbers_that_jpeg_compressed_are_refused(tmp_path, quality):
+    """Saved as .png, of quality 90 and more, each value of the compression was an object."""
+    label_images(tmp_path, [disc((80, 160)), disc((80, 160))], "{}.png")
+    for letter in "ab":
+        mask = tmp_path / "masks" / f"{letter}.png"
+        content = io.BytesIO()
+        Image.open(mask).save(content, "JPEG", quality=quality)
+        Image.open(content).save(mask)
+    with pytest.raises(AnnotationError, match="a.png, of whose .* it was smoothed"):
+        annotations.read(tmp_path)
+
+
+def test_few_numbers_are_objects_though_they_are_near_black_and_white(tmp_path):
+    numbers = disc((1, 255))
+    numbers[2:5, 40:45] = 254
+    image = annotations.read(label_images(tmp_path, [numbers, numbers])).images[0]
+    assert areas_of(image) == [("object", 317), ("object", 15), ("object", 100)]
+
+
+def test_a_mask_file_of_an_object_with_traces_of_jpeg(tmp_path):
+    """All that is not black was the object, with the traces around it."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png")
+    content = io.BytesIO()
+    Image.fromarray(disc()).save(content, "JPEG", quality=90)
+    Image.open(content).save(tmp_path / "masks" / "a_0.png")
+    image = annotations.read(tmp_path).images[0]
+    np.testing.assert_array_equal(image.masks()[..., 0], disc() > 0)
+
+
+def test_whole_numbers_as_floats_are_label_images(tmp_path):
+    """ImageJ and CellProfiler write them so; they were refused."""
+    path = label_images(tmp_path, [two_squares().astype(np.float32)] * 2, "{}.tif")
+    assert areas_of(annotations.read(path).images[1]) == [("object", 100), ("object", 200)]
+    Image.fromarray(two_squares() + np.float32(0.5)).save(tmp_path / "masks" / "a.tif")
+    (problem,) = annotations.read(path).problems
+    assert "a label image of whole numbers or colours. Received: " in problem
+
+
+@pytest.mark.parametrize("ending", ["", "_0", "/0"])
+def test_folders_of_masks_are_classes(tmp_path, caplog, ending):
+    """a_0.png in them were of the class "object", without a word; a.png was refused."""
+    (tmp_path / "images").mkdir()
+    for letter in "ab":
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / f"{letter}.jpg")
+    for name, drawn, letters in (("fish", 2, "ab"), ("crab", 1, "a")):
+        for letter in letters:
+            file = tmp_path / "masks" / name / f"{letter}{ending}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((two_squares() == drawn) * np.uint8(255)).save(file)
+    annotated = annotations.read(tmp_path)
+    assert annotated.classes == ["crab", "fish"] and not annotated.problems
+    objects = {image.name: areas_of(image) for image in annotated.images}
+    assert objects == {
+        "images/a.jpg": [("crab", 100), ("fish", 200)],
+        "images/b.jpg": [("fish", 200)],
+    }
+    assert "masks: its folders are taken for the classes of the masks in them: crab, fish" in (
+        caplog.text
+    )
+    annotated = annotations.read(tmp_path, label="animal")
+    assert [areas_of(image) for image in annotated.images] == [
+        [("animal", 100), ("animal", 200)],
+        [("animal", 200)],
+    ]
+
+
+@pytest.mark.parametrize(
+    "image_name, mask_name",
+    [
+        ("PNGImages/FudanPed00001.png", "PedMasks/FudanPed00001_mask.png"),  # Penn-Fudan
+        ("JPEGImages/480p/bear/00000.jpg", "Annotations/480p/bear/00000.png"),  # DAVIS
+        ("000_img.png", "000_masks.png"),  # Cellpose
+        ("images/a.png", "ground_truth/a.png"),
+    ],
+)
+def test_label_images_of_public_datasets(tmp_path, image_name, mask_name):
+    """They were refused."""
+    for name, picture in (
+        (image_name, Image.new("RGB", (WIDTH, HEIGHT))),
+        (mask_name, Image.fromarray(two_squares())),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / name)
+    (image,) = annotations.read(tmp_path).images
+    assert image.name == image_name
+    assert areas_of(image) == [("object", 100), ("object", 200)]
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "zstd", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_label_images_in_compressed_tiffs(tmp_path, compression, dtype):
+    """Of LZW, the usual one, "requires the 'imagecodecs' package" was the error."""
+    path = label_images(tmp_path, [two_squares()] * 2, "{}.png")
+    for letter in "ab":
+        (tmp_path / "masks" / f"{letter}.png").unlink()
+        picture = Image.fromarray(two_squares().astype(dtype))
+        picture.save(tmp_path / "masks" / f"{letter}.tif", compression=compression)
+    image = annotations.read(path).images[1]
+    assert areas_of(image) == [("object", 100), ("object", 200)]
+
+
+def test_label_images_in_tiffs_with_losses(tmp_path):
+    path = label_images(tmp_path, [disc(), disc()], "{}.png")
+    for letter, values in (("a", (80, 160)), ("b", (255,))):
+        (tmp_path / "masks" / f"{letter}.png").unlink()
+        picture = Image.fromarray(disc(values))
+        picture.save(tmp_path / "masks" / f"{letter}.tif", compression="jpeg")
+    annotated = annotations.read(path)
+    (problem,) = annotated.problems
+    assert "a label image in a format without losses" in problem and "a.tif, a TIFF" in problem
+    assert areas_of(annotated.images[0]) == [("object", 417)]
+
+
+@pytest.mark.parametrize("as_labels", [True, False])
+def test_masks_in_tiffs_where_0_is_white(tmp_path, as_labels):
+    """As tifffile writes bool, and ImageJ inverted ones: files of an object were the ground."""
+    import tifffile
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png")
+    for dtype in (bool, np.uint8):
+        file = tmp_path / "masks" / "a_0.tif"
+        if as_labels:
+            file = tmp_path / "masks" / "a.tif"
+        values = ((two_squares() == 1) * 255).astype(dtype)
+        tifffile.imwrite(file, values, photometric="miniswhite")
+        (image,) = annotations.read(tmp_path).images
+        assert areas_of(image) == [("object", 100)]
+
+
+def cvat_xml(name, end="</annotations>"):
+    """CVAT's xml of an image with a square of 400 pixels."""
+    points = "5,5;25,5;25,25;5,25"
+    polygon = f'<polygon label="cat" points="{points}" z_order="0"/>'
+    image = f'<image id="0" name="{name}" width="{WIDTH}" height="{HEIGHT}">{polygon}</image>'
+    return f"<annotations><version>1.1</version>{image}{end}"
+
+
+def test_a_damaged_xml_of_cvat_is_said(folder):
+    """Beside others it was passed over without a word; alone, it was none of CVAT's."""
+    (folder / "one.xml").write_text(cvat_xml("a.jpg", end=""))
+    with pytest.raises(AnnotationError, match="one.xml: expected XML. Received: no element found"):
+        annotations.read(folder)
+    (folder / "two.xml").write_text(cvat_xml("b.png"))
+    annotated = annotations.read(folder)
+    (problem,) = annotated.problems
+    assert "one.xml: expected XML. Received: no element found" in problem
+    assert [areas_of(image) for image in annotated.images] == [[("cat", 400)]]
+
+
+def test_corners_of_pascal_voc_in_the_other_order(folder):
+    """The object was left out: "expected a region with a pixel in the image"."""
+    box = "<xmin>25</xmin><ymin>6</ymin><xmax>6</xmax><ymax>15</ymax>"
+    item = f"<object><name>cat</name><bndbox>{box}</bndbox></object>"
+    xml = f"<annotation><filename>a.jpg</filename>{item}</annotation>"
+    (folder / "a.xml").write_text(xml)
+    (image,) = annotations.read(folder).images
+    assert areas_of(image) == [("cat", 200)]
+
+
+def test_archives_in_a_folder_are_named(folder):
+    (folder / "task_1.ZIP").write_bytes(b"PK")
+    with pytest.raises(AnnotationError, match="is to be unpacked first: task_1.ZIP"):
+        annotations.read(folder)

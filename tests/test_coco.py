@@ -1225,6 +1225,40 @@ def test_boxes_that_are_corners_of_the_polygons(tmp_path, caplog):
     assert boxes == [corners[0], [3, 3, 4, 4]] and not caplog.messages
 
 
+def runs_of(values):
+    """Run lengths, beginning with zeros, of values of 0 and 1."""
+    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    return [0] * int(values[0]) + np.diff(edges).tolist()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_run_lengths_that_follow_the_rows(tmp_path, caplog, order):
+    """Of masks flattened without order="F" they were other masks, without a word."""
+    drawn = np.zeros((3, 40, 60), np.uint8)
+    drawn[0, 5:15, 10:30] = 1
+    drawn[0, 8:11, 12:16] = 0
+    drawn[1, 10:20, :] = 1
+    drawn[1, 0:3, 0] = 1
+    drawn[2, 0:2, 0:2] = 1  # its box is the same in both orders
+    boxes = [[10, 5, 20, 10], [0, 0, 60, 20], [0, 0, 2, 2]]
+    items = []
+    for number, (mask, box) in enumerate(zip(drawn, boxes), 1):
+        shape = {"size": [40, 60], "counts": runs_of(mask.ravel(order))}
+        item = {"id": number, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": box}
+        items.append({**item, "segmentation": shape, "area": int(mask.sum())})
+    data = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 60}],
+        "annotations": items,
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(data))
+    read = coco.read_annotations(path)
+    for mask, item in zip(drawn, read.anns.values()):
+        np.testing.assert_array_equal(read.annToMask(item), mask)
+    assert any("follow the rows" in line for line in caplog.messages) == (order == "C")
+
+
 def test_boxes_that_may_be_corners(tmp_path, caplog):
     corners = [[20, 30, 70, 50], [150, 60, 190, 90], [120, 60, 190, 90]]
     coco.read_annotations(squares(tmp_path / "x.json", corners, None))
