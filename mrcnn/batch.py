@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrcnn import __version__, files, listing, places
+from mrcnn import __version__, data, files, listing, places
 from mrcnn.config import NOT_DETECTING, Config, setting_names, setting_text
 from mrcnn.places import digest_of
 
@@ -596,7 +596,9 @@ class Worker:
     def load(self) -> None:
         """Makes the model and opens the list of images."""
         places.import_pyarrow("pyarrow.parquet")
-        self._row_maker = Rows(self.make(), self.job.class_names)
+        model = self.make()
+        self._row_maker = Rows(model, self.job.class_names)
+        self._reader.all_bands = data.takes_bands(getattr(model, "config", None))
         self._manifest = self.job.manifest()
 
     def do(self, part: int) -> Done:
@@ -712,6 +714,7 @@ class OnColumns:
         model = make()
         if class_names is None:
             class_names = getattr(model, "class_names", ())
+        self._all_bands = data.takes_bands(getattr(model, "config", None))
         self._row_maker = Rows(model, class_names)
 
     def __call__(self, columns: Mapping[str, Any]) -> Any:
@@ -734,7 +737,9 @@ class OnColumns:
         names: Iterable[Any] = itertools.repeat(None)
         if name_column is not None:
             names = columns[name_column]
-        images = [_image_of_column(*pair) for pair in zip(columns[image_column], names)]
+        images = [
+            _image_of_column(*pair, self._all_bands) for pair in zip(columns[image_column], names)
+        ]
         table = pa.Table.from_pylist(list(self._row_maker.of(images)), schema())
         replaced = []
         for name, values in columns.items():
@@ -775,17 +780,22 @@ def _no_column(subject: str, allowed: Sequence[str], columns: Mapping[str, Any])
     )
 
 
-def _image_of_column(value: Any, name: Any) -> _Image:
+def _image_of_column(value: Any, name: Any, all_bands: bool) -> _Image:
     """An image by a column's value, pixels or the bytes of a file; name: None for none."""
     if name is not None:
         name = listing.printable(str(name))
-    return _read(name, lambda: _pixels(value, name or "the image"))
+    return _read(name, lambda: _pixels(value, name or "the image", all_bands))
 
 
-def _pixels(value: Any, name: str) -> np.ndarray:
-    """The pixels [H, W, 3] uint8 of a column's value; ValueError for a value without."""
+def _pixels(value: Any, name: str, all_bands: bool) -> np.ndarray:
+    """The pixels [H, W, 3] uint8 of a column's value; ValueError for a value without.
+
+    all_bands: see `utils.read_image`.
+    """
     if isinstance(value, bytes):
-        return listing.image_of(value, name)
+        return listing.image_of(value, name, all_bands)
+    if all_bands and isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1] > 4:
+        return value
     is_image = isinstance(value, np.ndarray) and value.dtype == np.uint8
     if not is_image or value.ndim not in (2, 3):
         received = type(value).__name__

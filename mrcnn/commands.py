@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import batch as batching, evaluate as evaluation, files, media, report as reports
+from mrcnn import batch as batching, data, evaluate as evaluation, files, media, report as reports
 from mrcnn.config import changed_settings, plain_setting  # noqa: F401 (re-exported)
 from mrcnn.files import atomic
 from mrcnn.visualize import sure  # noqa: F401 (re-exported for older scripts)
@@ -960,6 +960,7 @@ class _DetectRun:
             self._detect_batch,
             self.model.config.BATCH_SIZE,
             title="detecting",
+            all_bands=data.takes_bands(self.model.config),
         )
 
     def _detect_batch(self, pictures: list[media.Picture]) -> list[np.ndarray]:
@@ -1070,13 +1071,13 @@ def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace
     names = _all_names(class_names, model.config.NUM_CLASSES)
     options = {name: getattr(args, name) for name in ("size", "batch", "precision", "paste")}
     if getattr(args, "calibrate", None):
-        options["calibration"] = _calibration_images(args.calibrate)
+        options["calibration"] = _calibration_images(args.calibrate, data.takes_bands(model.config))
     path = model.export(args.file, class_names=names, **options)
     print(path)
     return path
 
 
-def _calibration_images(paths: Sequence[str]) -> Iterator[np.ndarray]:
+def _calibration_images(paths: Sequence[str], all_bands: bool = False) -> Iterator[np.ndarray]:
     """Up to CALIBRATION_IMAGES images, of files evenly spaced, with a progress bar.
 
     In place of files that can't be read others are taken, as of a folder with a text beside each
@@ -1095,7 +1096,9 @@ def _calibration_images(paths: Sequence[str]) -> Iterator[np.ndarray]:
             chosen = _evenly_spaced(remaining, CALIBRATION_IMAGES - count)
             taken = set(chosen)
             remaining = [path for path in remaining if path not in taken]
-            pictures = (picture for path in chosen for picture in _some_pictures(path, frames))
+            pictures = (
+                picture for path in chosen for picture in _some_pictures(path, frames, all_bands)
+            )
             for picture in itertools.islice(pictures, CALIBRATION_IMAGES - count):
                 yield picture.image
                 count += 1
@@ -1107,7 +1110,7 @@ def _calibration_images(paths: Sequence[str]) -> Iterator[np.ndarray]:
     return read(names)
 
 
-def _some_pictures(path: pathlib.Path, frames: int) -> Iterator[media.Picture]:
+def _some_pictures(path: pathlib.Path, frames: int, all_bands: bool) -> Iterator[media.Picture]:
     """The picture of an image file; of a video `frames` of its pictures, evenly spaced.
 
     Where the header of a video has no number of frames the first ones are taken.
@@ -1119,7 +1122,7 @@ def _some_pictures(path: pathlib.Path, frames: int) -> Iterator[media.Picture]:
     wanted = list(range(frames))
     if total > frames:
         wanted = _evenly_spaced(range(total), frames)
-    for number, picture in enumerate(media.read([path])):
+    for number, picture in enumerate(media.read([path], all_bands=all_bands)):
         if number in wanted:
             yield picture
         if number == wanted[-1]:
@@ -1264,7 +1267,7 @@ def _detect_tiff(
     """
     from mrcnn import tiles
 
-    with tiles.opened(path) as image:
+    with tiles.opened(path, data.takes_bands(model.config)) as image:
         result = tiles.detect(model, image, **tiling)
         written = tiles.write_geojson(target, result, class_names, image.transform, image.crs)
         height, width = image.shape[:2]

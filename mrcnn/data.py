@@ -369,6 +369,14 @@ def with_channels(
     )
 
 
+def takes_bands(config: Any) -> bool:
+    """Whether a network takes all bands of a file, see `all_bands` of `utils.read_image`.
+
+    config: a `Config`, or the config of a stand-in, which may lack IMAGE_CHANNEL_COUNT.
+    """
+    return getattr(config, "IMAGE_CHANNEL_COUNT", 3) > 4
+
+
 def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarray:
     """An image with the channels and in the range of values that the network takes.
 

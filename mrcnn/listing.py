@@ -640,10 +640,14 @@ class Reader:
 
     Args:
         options: those of the listing.
+
+    Attributes:
+        all_bands: see `utils.read_image`.
     """
 
     def __init__(self, options: Options):
         self.options = options
+        self.all_bands = False
         self._rows: _Rows | None = None
 
     def contents(self, listed: Iterable[Entry]) -> Iterator[tuple[Entry, Callable[[], np.ndarray]]]:
@@ -664,7 +668,7 @@ class Reader:
         if not entry.place:
             return _NoPath(entry.image)
         if entry.row < 0:
-            return _File(entry.place)
+            return _File(entry.place, self.all_bands)
         if self._rows is None or self._rows.place != entry.place:
             self._rows = _Rows(entry, self.options)
         value = self._rows.value(entry.row)
@@ -673,8 +677,9 @@ class Reader:
             value = value["bytes"]
             if not value and path:
                 folder = self.options.root or places.parent(entry.place)
-                return _File(places.canonical(places.joined(folder, path)))
-        return _Bytes(entry.image, value)
+                address = places.canonical(places.joined(folder, path))
+                return _File(address, self.all_bands)
+        return _Bytes(entry.image, value, self.all_bands)
 
 
 class _Rows:
@@ -730,12 +735,19 @@ class _File:
     """Reads an image at a path or an address."""
 
     place: str
+    all_bands: bool
 
     def __call__(self) -> np.ndarray:
         store, path = places.find(self.place)
         if store.is_local:
-            return utils.read_image(path)
-        return image_of(store.read(path), places.without_options(self.place))
+            return self._read(path)
+        name = places.without_options(self.place)
+        return image_of(store.read(path), name, self.all_bands)
+
+    def _read(self, path: str) -> np.ndarray:
+        if self.all_bands:
+            return utils.read_image(path, all_bands=True)
+        return utils.read_image(path)
 
 
 @dataclasses.dataclass
@@ -744,11 +756,12 @@ class _Bytes:
 
     name: str
     content: bytes | None
+    all_bands: bool
 
     def __call__(self) -> np.ndarray:
         if not self.content:
             raise ValueError(f"{self.name}: the table has no bytes in its row")
-        return image_of(self.content, self.name)
+        return image_of(self.content, self.name, self.all_bands)
 
 
 @dataclasses.dataclass
@@ -761,7 +774,7 @@ class _NoPath:
         raise ValueError(f"{self.name}: the table has no path in this row")
 
 
-def image_of(content: bytes, name: str) -> np.ndarray:
+def image_of(content: bytes, name: str, all_bands: bool = False) -> np.ndarray:
     """The image [H, W, 3] uint8 by the bytes of its file.
 
     They are written to a temporary file, since the readers of some formats take nothing else.
@@ -769,6 +782,7 @@ def image_of(content: bytes, name: str) -> np.ndarray:
     Args:
         content: JPEG, PNG, TIFF or another format that `utils.read_image` reads.
         name: the image's name in errors.
+        all_bands: see `utils.read_image`.
 
     Raises:
         ValueError: it is no image that can be read.
@@ -777,7 +791,7 @@ def image_of(content: bytes, name: str) -> np.ndarray:
         file.write(content)
         file.flush()
         try:
-            return utils.read_image(file.name)
+            return utils.read_image(file.name, all_bands=all_bands)
         except (OSError, ValueError) as error:
             text = str(error).replace(file.name, name)
             raise ValueError(text) from error

@@ -128,7 +128,8 @@ class Picture:
 
     Attributes:
         path: pathlib.Path of the file.
-        image: [H, W, 3] uint8, RGB.
+        image: [H, W, 3] uint8, RGB; or [H, W, bands] of any dtype, see `all_bands` of
+            `utils.read_image`.
         frame: index of the frame, from 0; None for an image file.
     """
 
@@ -504,14 +505,14 @@ _READING_ERRORS = (
 )
 
 
-def _pictures(path: pathlib.Path, skipped: Skipped) -> Iterator[Picture]:
+def _pictures(path: pathlib.Path, skipped: Skipped, all_bands: bool = False) -> Iterator[Picture]:
     """Yields the pictures of one file; adds a file that can't be read to `skipped`."""
     try:
         if is_video(path):
             for frame, image in enumerate(read_video(path)):
                 yield Picture(path, image, frame)
         else:
-            yield Picture(path, read_image(path))
+            yield Picture(path, read_image(path, all_bands=all_bands))
     except _READING_ERRORS as error:
         _skip(path, error, skipped)
 
@@ -523,13 +524,16 @@ def _skip(path: pathlib.Path, error: Exception, skipped: Skipped) -> None:
     skipped.append((path, reason))
 
 
-def read(source: Source, skipped: Skipped | None = None) -> Iterator[Picture]:
+def read(
+    source: Source, skipped: Skipped | None = None, all_bands: bool = False
+) -> Iterator[Picture]:
     """Yields a `Picture` for each image file and each frame of a video.
 
     Args:
         source: see `find_files`.
         skipped: list to which (path, reason) of each file that can't be read is appended; it is
             also logged.
+        all_bands: see `utils.read_image`.
 
     Raises:
         FileNotFoundError: no file.
@@ -537,7 +541,7 @@ def read(source: Source, skipped: Skipped | None = None) -> Iterator[Picture]:
     if skipped is None:
         skipped = []
     for path in find_files(source):
-        yield from _pictures(path, skipped)
+        yield from _pictures(path, skipped, all_bands)
 
 
 # ---- Writing -------------------------------------------------------------------------------------
@@ -1023,6 +1027,7 @@ def process(
     batch_size: int = 1,
     title: str = "",
     rate: float | None = None,
+    all_bands: bool = False,
 ) -> Processed:
     """Passes pictures to a function and writes the resulting image files and videos.
 
@@ -1035,6 +1040,7 @@ def process(
         batch_size: maximum number of pictures in a call.
         title: title of the progress bar; "" for no bar.
         rate: frames per second of videos; None for those of the source.
+        all_bands: see `utils.read_image`.
 
     Returns:
         Processed.
@@ -1056,7 +1062,7 @@ def process(
             written += _process_video(path, target, video_rate, batches, skipped)
         else:
             # A batch may have several image files.
-            for picture in _pictures(path, skipped):
+            for picture in _pictures(path, skipped, all_bands):
                 batches.add(picture, _ImageOutput(target, written))
     batches.finish()
     if title and batches.done:

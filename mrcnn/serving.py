@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn import coco, evaluate, runtime, utils
+from mrcnn import coco, data, evaluate, runtime, utils
 
 logger = logging.getLogger(__name__)
 
@@ -157,8 +157,13 @@ async def body_of(request: Any, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def image_of(body: bytes, pixels: int = PIXELS) -> np.ndarray:
+def image_of(body: bytes, pixels: int = PIXELS, all_bands: bool = False) -> np.ndarray:
     """The image [H, W, 3] uint8 of a file's bytes, in any format that `utils.read_image` reads.
+
+    Args:
+        body: the bytes.
+        pixels: largest image in pixels.
+        all_bands: see `utils.read_image`.
 
     Raises:
         TooLarge: it has more than `pixels`. The size is checked before the image is decoded, as a
@@ -174,7 +179,7 @@ def image_of(body: bytes, pixels: int = PIXELS) -> np.ndarray:
             file.write(body)  # that the disk is full is no fault of the image
         try:
             _check_size(path, pixels)
-            return utils.read_image(path)
+            return utils.read_image(path, all_bands=all_bands)
         except TooLarge:
             raise
         except (ValueError, OSError) as error:
@@ -256,6 +261,7 @@ def application(
             f" ({error})"
         ) from error
     batcher = Batcher(model, batch, wait)
+    all_bands = data.takes_bands(model.config)
 
     async def answer(request):
         body = await body_of(request, limit)
@@ -263,7 +269,7 @@ def application(
             raise ValueError(
                 "The body is an image file itself, not a form: curl --data-binary @FILE"
             )
-        image = await asyncio.to_thread(image_of, body, pixels)
+        image = await asyncio.to_thread(image_of, body, pixels, all_bands)
         result = await batcher.detect(image)
         return await asyncio.to_thread(answer_of, image, result, model.class_names)
 

@@ -26,7 +26,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -501,8 +501,8 @@ def detect(
 ) -> dict:
     """`MaskRCNN.detect` of one large image, in tiles that run in batches of BATCH_SIZE.
 
-    The range of values other than 0..255, and stretched contrast (IMAGE_PERCENTILES), are computed
-    from the whole image, or from windows spread over it, not from each tile.
+    The range of values other than 0..255 is computed from the whole image, not from each tile, and
+    so is stretched contrast (IMAGE_PERCENTILES); that of a file from windows spread over it.
 
     Args:
         model: has `detect(images, masks=)` and `config.BATCH_SIZE`: a `MaskRCNN`, or a
@@ -530,6 +530,8 @@ def detect(
         image = ArrayImage(image)
     shape = tuple(int(side) for side in image.shape)
     tile_windows = windows(shape, tile, overlap)
+    if isinstance(image, TiffImage):
+        image.measure()
     if len(tile_windows) == 1:
         return model.detect([image.window(*tile_windows[0])], masks=masks)[0]
     merger = Merger(shape)
@@ -579,6 +581,8 @@ def _warn_of_overlap(tile: int, overlap: int, count: int, seconds: float) -> Non
 # each side of the image.
 PROBE = 256
 PROBES = 4
+# Side in pixels of the windows in which a whole file is measured.
+BLOCK = 1024
 
 
 def _sample(image: Any, channels: int) -> np.ndarray:
@@ -690,14 +694,16 @@ class TiffImage:
 
     Only the tiles or strips that a window needs are decoded. Values of more than 8 bits are scaled
     to 0..255 by one range for the whole file: `limits`, or `utils.value_range` of windows spread
-    over the image. A context manager; `close` closes the file.
+    over the image; after `measure`, which reads the whole file once, of all values. A context
+    manager; `close` closes the file.
 
     Args:
         path: the file.
         limits: (low, high) that become 0 and 255.
+        all_bands: see `utils.read_image`.
 
     Attributes:
-        shape: (H, W, 3).
+        shape: (H, W, 3), or with `all_bands` (H, W, bands) of an image of more than four bands.
         transform: (a, b, c, d, e, f) of x' = a x + b y + c and y' = d x + e y + f, from pixels
             (their corners) to world coordinates; None if the file has none.
         crs: the coordinate system, such as "EPSG:32633"; None if the file names none.
@@ -709,12 +715,15 @@ class TiffImage:
             or in a compression for which tifffile needs imagecodecs (LZW, JPEG).
     """
 
-    def __init__(self, path: Any, limits: tuple[float, float] | None = None):
+    def __init__(
+        self, path: Any, limits: tuple[float, float] | None = None, all_bands: bool = False
+    ):
         try:
             import tifffile
         except ImportError as error:
             raise ImportError(f"{path} is read by tifffile: pip install tifffile") from error
         self.path = os.fspath(path)
+        self._all_bands = all_bands
         if not os.path.isfile(path):
             raise FileNotFoundError(f"No file {path}")
         try:
@@ -740,12 +749,17 @@ class TiffImage:
         utils.warn_of_pages(utils.images_in_tiff(self._file, pages_of_one), "pages", self.path)
         page = self._pages[0]
         self._check(page)
-        self.shape = (int(page.imagelength), int(page.imagewidth), 3)
+        bands = sum(int(page.samplesperpixel) for page in self._pages)
+        self._is_raw = self._all_bands and bands > 4
+        if not self._is_raw:
+            bands = 3
+        self.shape = (int(page.imagelength), int(page.imagewidth), bands)
         self.transform, self.crs = _georeference_of(page, self.path)
         self.nodata = utils.nodata_of(page)
         self.limits = limits
-        if limits is None and page.dtype != np.uint8:
-            self.limits = self._range()
+        self._is_estimated = limits is None and page.dtype != np.uint8 and not self._is_raw
+        if self._is_estimated:
+            self.limits = self._range(_probes(*self.shape[:2]))
 
     def __enter__(self) -> TiffImage:
         return self
@@ -779,7 +793,9 @@ class TiffImage:
                     f"{self.path}: expected a page for each of {series.axes[:-2]}"
                     f" {series.shape[:-2]}. Received: {len(all_pages)} pages"
                 )
-            pages = [all_pages[number] for number in numbers[:3]] or pages
+            if not self._all_bands or len(numbers) <= 4:
+                numbers = numbers[:3]
+            pages = [all_pages[number] for number in numbers] or pages
             if any(page is None for page in pages):
                 raise ValueError(
                     f"{self.path}: expected {len(pages)} channels. Received: one without"
@@ -810,34 +826,52 @@ class TiffImage:
         except Exception as error:  # each decoder has its own errors
             raise ValueError(f"{self.path}: its windows can't be decoded: {error}") from error
 
-    def _range(self) -> tuple[float, float]:
-        """(low, high) of the values, estimated from windows spread over the image."""
-        parts = []
-        for place in _probes(*self.shape[:2]):
+    def measure(self) -> None:
+        """Takes the range of all values instead of an estimate, as `utils.read_image` does.
+
+        Raises:
+            ValueError: a part of the file is damaged or missing.
+        """
+        if self._is_estimated:
+            self.limits = self._range(_blocks(self._pages[0]))
+            self._is_estimated = False
+
+    def _range(self, places: Iterable[Window]) -> tuple[float, float]:
+        """(low, high) of the values in some windows."""
+        extremes = []
+        for place in places:
             values = self.values(*place)
             if values.shape[-1] == 2:
                 values = values[..., :1]  # gray and alpha: `utils.as_rgb` uses gray only
             if self.nodata is not None:
                 values = values[values != self.nodata]
-            parts.append(values.ravel())
-        return utils.value_range(np.concatenate(parts))
+            if values.dtype.kind == "f":
+                values = values[np.isfinite(values)]
+            if values.size:
+                extremes += [values.min(), values.max()]
+        return utils.value_range(np.array(extremes, self._pages[0].dtype))
 
     def values(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
-        """[y2 - y1, x2 - x1, bands] in the file's dtype, unscaled, at most three bands.
+        """[y2 - y1, x2 - x1, bands] in the file's dtype, unscaled, at most three or `all_bands`.
 
         Raises:
             ValueError: a part of the file is damaged or missing.
         """
         with _naming_tiff(self.path):
             parts = [_window_of_page(page, (y1, x1, y2, x2)) for page in self._pages]
-        values = np.concatenate(parts, axis=-1)[..., :3]
+        values = np.concatenate(parts, axis=-1)
+        if self._is_raw:
+            return values
+        values = values[..., :3]
         if len(parts) == 2:
             return utils.with_third_channel(values)
         return values
 
     def window(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
-        """[y2 - y1, x2 - x1, 3] uint8, RGB."""
+        """[y2 - y1, x2 - x1, 3] uint8, RGB; with `all_bands` also `values`, see `shape`."""
         values = self.values(y1, x1, y2, x2)
+        if self._is_raw:
+            return values
         if values.dtype == np.uint8 and values.shape[-1] == 3:
             return values
         if self.nodata is not None and self.limits is not None:
@@ -879,16 +913,28 @@ def _put(out: np.ndarray, block: np.ndarray, y: int, x: int) -> None:
         out[top:bottom, left:right] = block[top - y : bottom - y, left - x : right - x]
 
 
+def _segment_size(page: Any) -> tuple[int, int]:
+    """(height, width) of the tiles or strips of a page."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    height = page.imagelength
+    return min(page.rowsperstrip or height, height), page.imagewidth
+
+
+def _blocks(page: Any) -> Iterator[Window]:
+    """Windows that cover a page, each of whole tiles or strips, about BLOCK pixels a side."""
+    sides = (page.imagelength, page.imagewidth)
+    steps = [max(1, BLOCK // side) * side for side in _segment_size(page)]
+    for y in range(0, sides[0], steps[0]):
+        for x in range(0, sides[1], steps[1]):
+            yield y, x, min(y + steps[0], sides[0]), min(x + steps[1], sides[1])
+
+
 def _segments_in(page: Any, window: Window) -> Iterator[int]:
     """Indices of the tiles or strips of a page that a window overlaps, in all planes."""
     y1, x1, y2, x2 = window
     height = page.imagelength
-    if page.is_tiled:
-        segment_height = page.tilelength
-        segment_width = page.tilewidth
-    else:
-        segment_height = min(page.rowsperstrip or height, height)
-        segment_width = page.imagewidth
+    segment_height, segment_width = _segment_size(page)
     across = -(-page.imagewidth // segment_width)
     down = -(-height // segment_height)
     planes = 1
@@ -903,22 +949,26 @@ def _segments_in(page: Any, window: Window) -> Iterator[int]:
 class WholeTiff(ArrayImage):
     """A TIFF of which windows can't be read, see `TiffImage`: read whole, with its transform.
 
+    Args:
+        path: the file.
+        all_bands: see `utils.read_image`.
+
     Attributes:
         transform, crs: see `TiffImage`.
     """
 
-    def __init__(self, path: Any):
-        super().__init__(utils.read_image(path, rotate=False))
+    def __init__(self, path: Any, all_bands: bool = False):
+        super().__init__(utils.read_image(path, rotate=False, all_bands=all_bands))
         self.transform, self.crs = georeference(path)
 
 
 @contextlib.contextmanager
-def opened(path: Any) -> Iterator[TiffImage | WholeTiff]:
-    """A TIFF, in windows where they can be read."""
+def opened(path: Any, all_bands: bool = False) -> Iterator[TiffImage | WholeTiff]:
+    """A TIFF, in windows where they can be read; for `all_bands` see `utils.read_image`."""
     try:
-        image = TiffImage(path)
+        image = TiffImage(path, all_bands=all_bands)
     except (ValueError, OSError):
-        yield WholeTiff(path)
+        yield WholeTiff(path, all_bands)
         return
     with image:
         yield image

@@ -492,6 +492,45 @@ def test_tables_of_bytes(tmp_path, form):
     check(again[44], 44)
 
 
+class Bands(StandIn):
+    """Finds by the last three of six bands."""
+
+    config = types.SimpleNamespace(IMAGE_CHANNEL_COUNT=6)
+
+    def detect(self, images, masks="dense"):
+        assert all(image.shape[2] == 6 for image in images)
+        return super().detect([image[..., 3:] for image in images], masks)
+
+
+@needs_pyarrow
+def test_networks_of_many_bands_get_all(tmp_path):
+    """Of files, tables and arrays: they were given three of six, and refused each image."""
+    tifffile = pytest.importorskip("tifffile")
+    image, (_, class_id, _) = pixels(3)
+    bands = np.concatenate([np.full_like(image, 7), image], axis=-1)
+    path = tmp_path / "in" / "a.tif"
+    path.parent.mkdir()
+    tifffile.imwrite(path, bands, photometric="minisblack", planarconfig="contig")
+    table = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"image": [path.read_bytes()]}), table)
+    batch.run(
+        Bands(many=False),
+        [path.parent, table],
+        tmp_path / "out",
+        CLASSES,
+        identity={"weights": "x"},
+    )
+    rows = list(batch.results(tmp_path / "out"))
+    assert len(rows) == 2
+    for row in rows:
+        check(row, 3)
+    made = batch.OnColumns(lambda: Bands(many=False), class_names=CLASSES)(
+        {"image": np.array([bands])}
+    )
+    assert made["error"].to_pylist() == [None]
+    assert made["class_ids"].to_pylist() == [[class_id]]
+
+
 @needs_pyarrow
 def test_a_struct_without_bytes_has_a_path(tmp_path):
     write(tmp_path / "a.png", 8)

@@ -180,6 +180,17 @@ def test_an_image_of_more_pixels_than_any_is_read_is_too_large_too(no_files_left
         serving.image_of(file_of(np.zeros((100, 200), np.uint8)), pixels=9000)
 
 
+def test_a_network_of_many_bands_gets_all(no_files_left):
+    """It was given three of them, and refused each image."""
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.random.default_rng(0).integers(0, 4000, (20, 30, 6)).astype(np.uint16)
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig="contig")
+    body = file.getvalue()
+    np.testing.assert_array_equal(serving.image_of(body, all_bands=True), pixels)
+    assert serving.image_of(body).shape == (20, 30, 3)
+
+
 @pytest.mark.parametrize("body", [b"%!PS-Adobe-3.0 EPSF-3.0", b"\xc5\xd0\xd3\xc6" + bytes(30)])
 def test_a_program_is_not_run(body, monkeypatch):
     """Pillow would give PostScript to Ghostscript."""

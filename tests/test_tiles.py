@@ -849,6 +849,66 @@ def test_tiles_have_the_range_of_the_whole_image(kind, settings, tmp_path):
     assert settings == {} or alone.max() == 255
 
 
+@pytest.mark.parametrize("kind", ["tiled", "strips", "fractions"])
+@pytest.mark.parametrize("tile", [700, 2000])
+def test_a_file_has_the_range_of_all_its_values(kind, tile, tmp_path):
+    """A bright pixel between the windows of which the range was estimated was made 255, as all
+    above 1023: a file was another image than `read_image` gives of it, also in a single tile."""
+    image = np.random.default_rng(0).integers(0, 1000, (1300, 1500)).astype(np.uint16)
+    image[300, 1460] = 60000
+    layout = {"tile": (256, 128)}
+    if kind == "strips":
+        layout = {"rowsperstrip": 40}
+    if kind == "fractions":
+        image = image.astype(np.float32) / 100
+        image[0, 0] = np.nan
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, **layout)
+    model = Keeps()
+    with tiles.TiffImage(path) as file:
+        tiles.detect(model, file, tile, 0)
+    expected = utils.read_image(path)
+    assert expected[300, 1460, 0] > 2 * np.sort(expected[..., 0].ravel())[-2]
+    np.testing.assert_array_equal(model.seen[0], expected[:tile, :tile])
+    np.testing.assert_array_equal(model.seen[-1], expected[-tile:, -tile:])
+
+
+class Bands(Sees):
+    """Finds by the last two of seven bands what `Sees` finds by the first two."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = Config(NUM_CLASSES=3, IMAGE_CHANNEL_COUNT=7, MEAN_PIXEL=np.zeros(7))
+
+    def _look(self, image, form):
+        assert image.shape[2] == 7 and image.dtype == np.uint16
+        return super()._look(image[..., 5:], form)
+
+
+@pytest.mark.parametrize("form", ["contig", "separate", "pages"])
+@pytest.mark.parametrize("tile", [None, 64])
+def test_networks_of_many_bands_take_their_files(form, tile, tmp_path):
+    """The command read three of seven bands, which such a network refuses; training has all."""
+    labels = scene((100, 130), 2, 9)
+    bands = np.full((100, 130, 7), 3000, np.uint16)
+    bands[..., 5:] = drawn(labels)[..., :2]
+    layout = {"photometric": "minisblack", "planarconfig": form}
+    if form != "contig":
+        bands = np.moveaxis(bands, -1, 0)
+    if form == "pages":
+        layout = {"photometric": "minisblack", "ome": True, "metadata": {"axes": "CYX"}}
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", bands, **layout)
+    args = argparse.Namespace(
+        inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), tile=tile, overlap=None
+    )
+    done = commands.detect(Bands(), ["BG", "even", "odd"], args)
+    assert done.pictures == 1 and not done.skipped
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    areas = sorted(coco_mask.area(row["segmentation"]) for row in rows)
+    assert areas == sorted(count for count in np.bincount(labels.ravel())[1:] if count)
+
+
 class Scenes(utils.Dataset):
     """Images of numbers with their objects."""
 
