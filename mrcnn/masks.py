@@ -1071,18 +1071,18 @@ def to_rle(
     Raises:
         SegmentationError: no part can be drawn; names the annotation.
     """
-    from pycocotools import mask as coco_mask
-
     try:
         shape, _ = sound_segmentation(annotation.get("segmentation"), height, width)
     except SegmentationError as error:
         text = f"annotation {annotation.get('id')}: {error}"
         raise SegmentationError(error.kind, text) from error
+    if isinstance(shape, dict) and not isinstance(shape["counts"], list):
+        return shape
+    from pycocotools import mask as coco_mask
+
     if isinstance(shape, list):
         return coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-    if isinstance(shape["counts"], list):
-        return coco_mask.frPyObjects(shape, height, width)
-    return shape
+    return coco_mask.frPyObjects(shape, height, width)
 
 
 def decode(
@@ -1103,18 +1103,33 @@ def decode_rle(
 
     Of many small masks most of that memory is never written and so is not allocated by the system.
     """
-    from pycocotools import mask as coco_mask
-
     columns = np.zeros((len(codes), width, height), bool)
     for mask, code in zip(columns, codes):
-        if PIXELS_OF_A_CHARACTER * len(code["counts"]) > height * width:
-            mask[:] = coco_mask.decode(code).T
+        dense = _decoded_at_once(code)
+        if dense is not None:
+            mask[:] = dense.T
             continue
         pixels = mask.reshape(-1)
         edges = list(itertools.accumulate(decompressed(code["counts"])))
         for start, stop in zip(edges[::2], edges[1::2]):
             pixels[start:stop] = True
     return columns.transpose(2, 1, 0)
+
+
+def _decoded_at_once(code: dict) -> np.ndarray | None:
+    """The mask [H, W] of an encoding of many runs by pycocotools; None where numpy is to decode it.
+
+    Few runs numpy decodes sooner; and many more slowly where pycocotools is missing, which runtimes
+    of exported models don't need.
+    """
+    height, width = code["size"]
+    if PIXELS_OF_A_CHARACTER * len(code["counts"]) <= height * width:
+        return None
+    try:
+        from pycocotools import mask as coco_mask
+    except ImportError:
+        return None
+    return coco_mask.decode(code).astype(bool)
 
 
 def as_dense(masks: Any) -> np.ndarray:
@@ -1174,10 +1189,9 @@ def crop_of_rle(code: dict) -> tuple[Box, np.ndarray]:
         crop: [y2 - y1, x2 - x1] bool.
     """
     height, width = map(int, code["size"])
-    if PIXELS_OF_A_CHARACTER * len(code["counts"]) > height * width:
-        from pycocotools import mask as coco_mask
-
-        y, x, crop = cut_to_pixels(coco_mask.decode(code).astype(bool))
+    dense = _decoded_at_once(code)
+    if dense is not None:
+        y, x, crop = cut_to_pixels(dense)
         return (y, x, y + crop.shape[0], x + crop.shape[1]), crop
     edges = np.cumsum(decompressed(code["counts"]))
     stops = edges[1::2]

@@ -38,18 +38,34 @@ if TYPE_CHECKING:
 # ---- Colours -------------------------------------------------------------------------------------
 
 
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """Colours [N, 3] of sRGB, 0..1, in CIELAB under D65 (IEC 61966-2-1, CIE 15).
+
+    As `skimage.color.rgb2lab`; beside an exported model numpy and Pillow alone are installed.
+    """
+    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    xyz_of_rgb = np.array(
+        [
+            [0.412453, 0.357580, 0.180423],
+            [0.212671, 0.715160, 0.072169],
+            [0.019334, 0.119193, 0.950227],
+        ]
+    )
+    xyz = linear @ xyz_of_rgb.T / (0.95047, 1.0, 1.08883)
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
 @functools.cache
 def _palette(bright: bool) -> list[tuple[float, ...]]:
     """400 colours, each as far as possible (in CIELAB) from the ones before it."""
-    from skimage.color import rgb2lab
-
     hues = np.arange(40) / 40
     saturations = (0.45, 0.7, 1.0)
     values = (0.6, 0.8, 1.0)
     candidates = np.array(
         [colorsys.hsv_to_rgb(*hsv) for hsv in itertools.product(hues, saturations, values)]
     )
-    lab = rgb2lab(candidates[None])[0]
+    lab = _lab(candidates)
     # Starts with a saturated red; green, blue etc. follow from the distances.
     red = np.abs(candidates - (1.0, 0.1, 0.1)).sum(axis=1).argmin()
     order = [int(red)]

@@ -65,6 +65,19 @@ def test_encodings_without_pycocotools(monkeypatch):
     assert masks.encode(np.zeros((7, 5, 0), bool)) == []
 
 
+def test_decoding_without_pycocotools(monkeypatch):
+    """Masks of so many runs that pycocotools decodes them where it is there."""
+    noise = np.random.default_rng(0).random((30, 40, 3)) < [0.5, 0.02, 0.9]
+    codes = masks.encode(noise)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    np.testing.assert_array_equal(masks.decode_rle(codes, 30, 40), noise)
+    crops = list(masks.crops_of(codes))
+    for i, (box, crop) in enumerate(crops):
+        y1, x1, y2, x2 = box
+        assert crop.sum() == noise[..., i].sum()
+        np.testing.assert_array_equal(crop, noise[y1:y2, x1:x2, i])
+
+
 def test_crops_encoded_together_as_pycocotools_encodes_each(monkeypatch):
     """Of all sizes, in groups or alone: none, full, at each edge of the image, single pixels."""
     rng = np.random.default_rng(0)

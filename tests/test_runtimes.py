@@ -412,8 +412,8 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 
 
 def run_runtime(words):
-    """Output and errors of `python -m mrcnn.runtime ...`, in a process without TensorFlow."""
-    assert words[0] == "mrcnn.runtime"
+    """Output and errors of `python -m MODULE ...`, in a process without TensorFlow."""
+    assert words[0] in ("mrcnn", "mrcnn.runtime")
     done = subprocess.run(
         [
             sys.executable,
@@ -454,6 +454,28 @@ def test_pictures_and_films_without_tensorflow(toy_detector, toy_files, tmp_path
     found = sorted(row["score"] for row in rows if row["image_id"] == index["images"][0]["id"])
     expected = sorted(toy_detector.detect([pixels])[0]["scores"].tolist())
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("tiles", [[], ["--tile=64"]], ids=["whole", "tiles"])
+def test_the_command_with_a_runtime_and_pillow_alone(toy_files, tmp_path, tiles):
+    """Without scikit-image, SciPy and pycocotools: the files that are written with them."""
+    Image.fromarray(picture(96, 200)).save(tmp_path / "photo.png")
+    words = ["detect", "photo.png", f"--weights={toy_files / 'model.onnx'}", *tiles]
+    done = subprocess.run(
+        [PYTHON, "-m", "mrcnn", *words, "--output=few"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    words[1] = str(tmp_path / "photo.png")
+    run_runtime(["mrcnn", *words, f"--output={tmp_path / 'all'}"])
+    few = json.loads((tmp_path / "few" / "results.json").read_text())
+    assert len(few) > 3 and few == json.loads((tmp_path / "all" / "results.json").read_text())
+    painted = [np.asarray(Image.open(tmp_path / name / "photo.png")) for name in ("few", "all")]
+    np.testing.assert_array_equal(*painted)
+    assert (painted[0] != picture(96, 200)).any()
 
 
 def mask_of(code):

@@ -885,3 +885,11 @@ def test_pictures_of_pillow_with_a_palette_are_their_colours(tmp_path):
     np.testing.assert_array_equal(utils.resize_image(picture, mode="none")[0], colors)
     media.write_image(tmp_path / "x.png", picture)
     np.testing.assert_array_equal(utils.read_image(tmp_path / "x.png"), colors)
+
+
+def test_lab_is_that_of_scikit_image():
+    from skimage.color import rgb2lab
+
+    rgb = np.random.default_rng(0).random((200, 3))
+    rgb[:50] *= 0.05  # the linear part of sRGB
+    np.testing.assert_allclose(visualize._lab(rgb), rgb2lab(rgb[None])[0], atol=1e-9)
