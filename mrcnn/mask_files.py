@@ -1171,7 +1171,7 @@ def _read_labels(path: str) -> np.ndarray:
         if soft is not None:
             both = None
             if _has_traces(values):
-                both = _two_values(values)
+                both = utils.black_and_white(values)
             if both is None:
                 raise Problem(
                     "expected a label image with one number or colour for each object. Received: "
@@ -1280,7 +1280,7 @@ def _labels_of_lossy(image: Any, path: str) -> np.ndarray:
 
     One of black and white is that of one object; Problem for another one.
     """
-    both = _two_values(np.asarray(image.convert("RGB")))
+    both = utils.black_and_white(np.asarray(image.convert("RGB")))
     if both is None:
         raise Problem(
             f"expected a label image in a format without losses, PNG or TIFF. Received: {path},"
@@ -1288,37 +1288,6 @@ def _labels_of_lossy(image: Any, path: str) -> np.ndarray:
         )
     _warn_of_two_values(os.path.dirname(path))
     return both.astype(np.int64)
-
-
-# Values of 8 bits that compression makes of black are at most this, of white as far below 255.
-_CHANGED_BY_LOSSES = 16
-# Of the pixels that equal their neighbours, but for compression, this share are black or white in a
-# label image of two values.
-_TWO_VALUES_SHARE = 0.98
-
-
-def _two_values(values: np.ndarray) -> np.ndarray | None:
-    """Where a label image of black and white, compressed with losses, is white.
-
-    values: [H, W] or [H, W, bands] uint8. Returns [H, W] bool; None for another image.
-    """
-    from scipy import ndimage
-
-    bands = np.atleast_3d(values)[..., :3].astype(np.int64)
-    if np.ptp(bands, axis=-1).max(initial=0) > 2 * _CHANGED_BY_LOSSES:
-        return None
-    gray = bands[..., 0]
-    if not gray.any():
-        return np.zeros(gray.shape, bool)
-    least = ndimage.minimum_filter(gray, 3, mode="nearest")
-    most = ndimage.maximum_filter(gray, 3, mode="nearest")
-    is_flat = most - least <= _CHANGED_BY_LOSSES
-    black = is_flat & (gray <= _CHANGED_BY_LOSSES)
-    white = is_flat & (gray >= 255 - _CHANGED_BY_LOSSES)
-    share = np.count_nonzero(black | white) / max(np.count_nonzero(is_flat), 1)
-    if not black.any() or not white.any() or share < _TWO_VALUES_SHARE:
-        return None
-    return gray >= 128
 
 
 def _has_traces(values: np.ndarray) -> bool:
@@ -1331,8 +1300,8 @@ def _has_traces(values: np.ndarray) -> bool:
     gray = np.atleast_3d(values)[..., 0]
     least = ndimage.minimum_filter(gray, 3, mode="nearest")
     most = ndimage.maximum_filter(gray, 3, mode="nearest")
-    specks = (gray == most) & (gray > 0) & (gray <= _CHANGED_BY_LOSSES)
-    gaps = (gray == least) & (gray < 255) & (gray >= 255 - _CHANGED_BY_LOSSES)
+    specks = (gray == most) & (gray > 0) & (gray <= utils.CHANGED_BY_LOSSES)
+    gaps = (gray == least) & (gray < 255) & (gray >= 255 - utils.CHANGED_BY_LOSSES)
     return bool(specks.any() and gaps.any())
 
 
@@ -1402,7 +1371,7 @@ def _is_hard_compressed(values: np.ndarray, has_inner: np.ndarray) -> bool:
     """
     if len(values) < 4 or values[0] != 0 or values[-1] != 255:
         return False
-    has_both = values[1] <= _CHANGED_BY_LOSSES and values[-2] >= 255 - _CHANGED_BY_LOSSES
+    has_both = values[1] <= utils.CHANGED_BY_LOSSES and values[-2] >= 255 - utils.CHANGED_BY_LOSSES
     return bool(has_both and has_inner[0] and has_inner[-1] and not has_inner[1:-1].any())
 
 

@@ -412,8 +412,11 @@ _OTHER_BYTE = {
 _FAX = (2, 3, 4)
 # And of those with losses: JPEG's three forms, WebP.
 _LOSSY = (6, 7, 34892, 50001)
-# The brightest value that JPEG's compression makes of black.
-_JPEG_BLACK = 16
+# Values of 8 bits that compression makes of black are at most this, of white as far below 255.
+CHANGED_BY_LOSSES = 16
+# Of the pixels that equal their neighbours, but for compression, this share are black or white in a
+# picture of two values.
+_TWO_VALUES_SHARE = 0.98
 # The operation for each orientation in EXIF data, and the orientations of the inverse operations
 # that differ.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -490,10 +493,11 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     """Mask [H, W] bool of the pixels that are not black, from a file that `read_image` reads.
 
     Transparent pixels are False, whatever their colour. In a JPEG, whose compression leaves gray
-    pixels around an object, pixels brighter than half of the brightest are True; so in files with
-    such traces that were saved in another format. Gray files of 8 bits, the usual masks, are read
-    without conversion to RGB. Of a TIFF in which 0 is white, as tifffile writes bool and ImageJ
-    inverted masks, the pixels that are not 0 are True; but what a fax encoded is as it looks.
+    pixels around an object, pixels brighter than half of the brightest are True; so in files of
+    black and white with such traces that were saved in another format. Gray files of 8 bits, the
+    usual masks, are read without conversion to RGB. Of a TIFF in which 0 is white, as tifffile
+    writes bool and ImageJ inverted masks, the pixels that are not 0 are True; but what a fax
+    encoded is as it looks.
 
     Raises:
         OSError, ValueError: as `read_image`.
@@ -509,10 +513,41 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         gray = read_image(path).max(axis=-1)
         if begins_as_tiff(path) and _with_pillow(path, _shows_zero_white):
             gray = 255 - gray
-    brightest = gray.max(initial=0)
-    if lossy or (brightest > 127 and ((gray > 0) & (gray <= _JPEG_BLACK)).any()):
-        return gray > max(brightest / 2, _JPEG_BLACK)
+    if lossy:
+        return gray > max(gray.max(initial=0) / 2, CHANGED_BY_LOSSES)
+    if ((gray > 0) & (gray <= CHANGED_BY_LOSSES)).any():
+        is_white = black_and_white(gray)
+        if is_white is not None:
+            return is_white
     return gray != 0
+
+
+def black_and_white(values: np.ndarray) -> np.ndarray | None:
+    """Where a picture of black and white, whose edges compression made gray, is white.
+
+    Args:
+        values: [H, W] or [H, W, bands] uint8.
+
+    Returns:
+        [H, W] bool; None for a picture with areas of other values, such as the numbers of objects.
+    """
+    from scipy import ndimage
+
+    bands = np.atleast_3d(values)[..., :3].astype(np.int64)
+    if np.ptp(bands, axis=-1).max(initial=0) > 2 * CHANGED_BY_LOSSES:
+        return None
+    gray = bands[..., 0]
+    if not gray.any():
+        return np.zeros(gray.shape, bool)
+    least = ndimage.minimum_filter(gray, 3, mode="nearest")
+    most = ndimage.maximum_filter(gray, 3, mode="nearest")
+    is_flat = most - least <= CHANGED_BY_LOSSES
+    black = is_flat & (gray <= CHANGED_BY_LOSSES)
+    white = is_flat & (gray >= 255 - CHANGED_BY_LOSSES)
+    share = np.count_nonzero(black | white) / max(np.count_nonzero(is_flat), 1)
+    if not black.any() or not white.any() or share < _TWO_VALUES_SHARE:
+        return None
+    return gray >= 128
 
 
 def shows_zero_white(image: Any) -> bool:

@@ -1650,6 +1650,15 @@ def test_masks_of_jpegs(tmp_path, mode, name, options):
     assert not utils.read_mask(tmp_path / name).any()
 
 
+def test_masks_of_numbers_lose_none(tmp_path):
+    """Small and large numbers of objects beside each other are no traces of a compression."""
+    numbers = np.zeros((40, 60), np.uint8)
+    for i, number in enumerate((1, 9, 100, 245, 255)):
+        numbers[5:30, 4 + 11 * i : 13 + 11 * i] = number
+    Image.fromarray(numbers).save(tmp_path / "numbers.png")
+    np.testing.assert_array_equal(utils.read_mask(tmp_path / "numbers.png"), numbers > 0)
+
+
 # ---- Contrast ------------------------------------------------------------------------------------
 
 
