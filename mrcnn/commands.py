@@ -1077,7 +1077,33 @@ def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace
     return path
 
 
-def _calibration_images(paths: Sequence[str], all_bands: bool = False) -> Iterator[np.ndarray]:
+class _CalibrationImages:
+    """An iterator over the images of pictures.
+
+    Args:
+        pictures: `media.Picture`s.
+
+    Attributes:
+        place: the file of the last image, of a video with the frame's index; see
+            `quantization.calibrated`.
+    """
+
+    def __init__(self, pictures: Iterator[media.Picture]):
+        self.place = ""
+        self._pictures = pictures
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        picture = next(self._pictures)
+        self.place = str(picture.path)
+        if picture.frame is not None:
+            self.place += f", frame {picture.frame}"
+        return picture.image
+
+
+def _calibration_images(paths: Sequence[str], all_bands: bool = False) -> _CalibrationImages:
     """Up to CALIBRATION_IMAGES images, of files evenly spaced, with a progress bar.
 
     In place of files that can't be read others are taken, as of a folder with a text beside each
@@ -1100,14 +1126,14 @@ def _calibration_images(paths: Sequence[str], all_bands: bool = False) -> Iterat
                 picture for path in chosen for picture in _some_pictures(path, frames, all_bands)
             )
             for picture in itertools.islice(pictures, CALIBRATION_IMAGES - count):
-                yield picture.image
+                yield picture
                 count += 1
                 done = f"calibrating: {count} images, {time.time() - start:.0f} s"
                 files.draw_progress(done, count == CALIBRATION_IMAGES)
         if 0 < count < CALIBRATION_IMAGES:
             files.draw_progress(done, True)
 
-    return read(names)
+    return _CalibrationImages(read(names))
 
 
 def _some_pictures(path: pathlib.Path, frames: int, all_bands: bool) -> Iterator[media.Picture]:

@@ -203,6 +203,8 @@ class _Calibration:
             if isinstance(item, (str, os.PathLike)):
                 load = utils.read_image
             image, where = data.loaded(number, item, load)
+            if getattr(images, "place", None):
+                where = f"image {number} ({images.place})"
             pixels = self.model.as_input(image, f"calibration: {where}").pixels
             self.count += 1
             yield np.stack([pixels] * (self.model.shape[0] or 1))
@@ -216,7 +218,8 @@ def calibrated(file: pathlib.Path, images: Iterable, tool: Any, onnx: Any) -> tu
 
     Args:
         file: written by `mrcnn.export`; temporary files are written beside it.
-        images: arrays as for `MaskRCNN.detect`, or paths of image files.
+        images: arrays as for `MaskRCNN.detect`, or paths of image files. An iterator of arrays
+            may have an attribute `place` that names its last one in errors.
         tool: the module onnxruntime.quantization.
 
     Returns:

@@ -720,7 +720,8 @@ class Model:
         """The result of `image`, a `Fitted`: row `row` of a batch's outputs."""
         valid = np.flatnonzero(outputs["class_ids"][row] > 0)
         scores = outputs["scores"][row]
-        data.tell_of_limit(scores[valid], len(scores))
+        # Not the length of the outputs: ONNX and OpenVINO files give only what they detect.
+        data.tell_of_limit(scores[valid], self.config.DETECTION_MAX_INSTANCES)
         inside = exact = in_pixels = outputs["boxes"][row][valid]
         if image.is_resized:
             in_pixels = _in_image(exact, image, self.config.BOX_FRAME)

@@ -823,6 +823,10 @@ def test_images_of_a_calibration_are_spread_over_what_can_be_read(here, monkeypa
     np.testing.assert_allclose(reds, [0, 60, 120, 180], atol=4)
     images = list(commands._calibration_images(["film.mp4", "many/10.png", "many/11.png"]))
     assert [image.shape[1] for image in images] == [48, 10, 11]
+    images = commands._calibration_images(["film.mp4", "many/10.png"])
+    places = [(image.shape[1], images.place) for image in images]
+    expected = [(48, "film.mp4, frame 0"), (48, "film.mp4, frame 20"), (10, "many/10.png")]
+    assert places == expected
 
 
 def test_exported_models_are_known_and_numbered_as_coco(here, monkeypatch, caplog):

@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from mrcnn import cli, commands, export, inference, masks, quantization, runtime, utils
+from mrcnn import cli, commands, data, export, inference, masks, media, quantization, runtime, utils
 from mrcnn.config import Config
 
 NAMES = ["BG", "bright", "dark"]
@@ -445,6 +445,34 @@ def test_results_are_those_of_detect(capsys):
     assert capsys.readouterr().out == "Processing 1 images\n"
     exact = runtime.Model(Backend(ROUND_DETECTIONS=False), "model.onnx").detect([image])[0]
     assert len(exact["rois"]) == 2 and exact["rois"].dtype == np.float32
+
+
+def test_a_full_list_of_detections_is_that_of_the_setting(monkeypatch, caplog):
+    """ONNX and OpenVINO files give the rows that they detect: two are all of them, not the most."""
+
+    class Trimmed(Backend):
+        def run(self, images):
+            return {name: value[:, :2] for name, value in super().run(images).items()}
+
+    monkeypatch.setattr(data, "_LIMITS_WARNED", set())
+    image = np.zeros((20, 30, 3), np.uint8)
+    runtime.Model(Trimmed(), "model.onnx").detect([image])
+    assert not caplog.records
+    runtime.Model(Trimmed(DETECTION_MAX_INSTANCES=2), "model.onnx").detect([image])
+    assert "2 detections, as many as DETECTION_MAX_INSTANCES allows" in caplog.text
+
+
+def test_an_image_of_a_calibration_is_named_by_its_file(tmp_path):
+    """As `mrcnn export --calibrate` gives them: arrays, read from files."""
+    images = []
+    for name, channels in (("good", 3), ("two", 2)):
+        images.append(media.Picture(tmp_path / name, np.zeros((20, 30, channels), np.uint8)))
+    images[1].frame = 7
+    model = runtime.Model(Backend(), "float32.onnx")
+    reader = quantization._Calibration(model, commands._CalibrationImages(iter(images)))
+    assert reader.get_next()[runtime.INPUT].shape == (1, 20, 30, 3)
+    with pytest.raises(ValueError, match=r"calibration: image 1 \(.*two, frame 7\) of shape"):
+        reader.get_next()
 
 
 def test_nothing_detected_is_nothing():
