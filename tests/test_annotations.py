@@ -2616,3 +2616,14 @@ def test_files_of_other_programs_are_named(folder, name, content, message):
     (folder / name).write_text(content)
     with pytest.raises(AnnotationError, match=message):
         annotations.read(folder)
+
+
+def test_problems_of_geojson_name_the_image(folder):
+    """It was "image None"."""
+    geometry = {"type": "Polygon", "coordinates": [[[1, 1], [9, 1], [9, 9], [1, 1]]]}
+    feature = {"type": "Feature", "geometry": geometry, "properties": {"objectType": "annotation"}}
+    named = {**feature, "properties": {"classification": {"name": "Tumor"}}}
+    collection = {"type": "FeatureCollection", "features": [named, feature]}
+    (folder / "a.geojson").write_text(json.dumps(collection))
+    (problem,) = annotations.read(folder).problems
+    assert "file a.geojson, image 'a.jpg', region 1: expected an object with" in problem
