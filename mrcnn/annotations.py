@@ -19,6 +19,8 @@ This module detects the format of a file or folder. Each family of formats has a
 """
 
 import collections
+import csv
+import io
 import itertools
 import logging
 import os
@@ -489,7 +491,7 @@ def _read_any(
             return read_image_xmls(path, image_xmls, images, keep_empty, need_files)
     if not folder.labelme_jsons:
         received = f"a folder with {folder.count} json files, none of these{_xml_hint(path)}"
-        received += semantic_hint(path) + _archive_hint(path)
+        received += semantic_hint(path) + _archive_hint(path) + _csv_hint(path) + _numpy_hint(path)
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: {received}{problem_lines(folder.problems())}"
         )
@@ -621,6 +623,43 @@ def _archive_hint(path: str) -> str:
     if not archives:
         return ""
     return f"; what is packed is to be unpacked first: {files.several(archives, 2)}"
+
+
+def _csv_hint(path: str) -> str:
+    """The end of an error message about a folder with csv files in it; "" without.
+
+    Run lengths, as of Kaggle, have no order of pixels that a file tells: Airbus' go down the
+    columns, Sartorius' along the rows.
+    """
+    hints = []
+    for file in _csv_files(path)[:2]:
+        try:
+            columns = next(csv.reader(io.StringIO(files.read_text(file))), [])
+        except (ValueError, csv.Error):
+            continue
+        hint = f"{os.path.basename(file)} with the columns {files.short(columns)}"
+        if any(column in _RUN_LENGTH_COLUMNS for column in columns):
+            hint += ", run lengths, of which no file says whether they go down or along: write"
+            hint += " COCO's json or mask files of them"
+        hints.append(hint)
+    if not hints:
+        return ""
+    return f"; csv files, of which VIA 2's and Open Images' are read: {'; '.join(hints)}"
+
+
+# Columns of run lengths in Kaggle's competitions.
+_RUN_LENGTH_COLUMNS = ("EncodedPixels", "annotation", "rle", "encoding", "segmentation", "rle_mask")
+
+
+def _numpy_hint(path: str) -> str:
+    """The end of an error message about a folder with arrays of numpy in it; "" without."""
+    arrays = [name for name in sorted(os.listdir(path)) if name.lower().endswith((".npy", ".npz"))]
+    if not arrays:
+        return ""
+    return (
+        "; arrays of numpy, of which none is read; label images are PNGs or TIFFs (Cellpose:"
+        f" --save_png or --save_tif): {files.several(arrays, 2)}"
+    )
 
 
 def _warn_of_via_settings(path: str, attribute: str | None, label: str | None) -> None:
@@ -875,6 +914,8 @@ _FOREIGN_FORMATS = (
         "a json of Cityscapes, of which gtFine/..._instanceIds.png are read",
     ),
     ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
+    ({"metadata", "instances"}, "SuperAnnotate's own json; export COCO there"),
+    ({"export_format_version", "images"}, "Hasty's own json; export COCO there"),
     ({"videos", "annotations"}, "a json of videos (YouTube-VIS) without the names of their frames"),
     ({"videos", "categories"}, "a json of videos (YouTube-VIS) without annotations"),
     (

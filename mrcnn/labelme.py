@@ -92,7 +92,7 @@ def read_labelme_jsons(
         except Problem as error:
             reader.problem(place, str(error))
             continue
-        place = f"{place}, image {data.get('imagePath')!r}"
+        place = f"{place}, image {(data.get('imagePath') or entry.name)!r}"
         regions = reader.regions(place, enumerate(shapes), read_region)
         entry.regions = joined_by_group(regions, shapes)
         reader.add(entry, annotated=bool(shapes))

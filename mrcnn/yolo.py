@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from mrcnn import coco, files
 from mrcnn.masks import finite_number
 from mrcnn.outlines import Polygons, Rectangle
@@ -38,9 +40,9 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
     """Reads YOLO's text labels: a line `class x1 y1 x2 y2 ...` in 0..1 for each object.
 
     A line of a class and four numbers is a box, which becomes the object's shape, with a warning;
-    so does the box of a pose, if the data.yaml has `kpt_shape`. The names of the classes are taken
-    from the data.yaml, obj.names, classes.txt or darknet.labels; without these, classes are named
-    by their numbers.
+    so does the box of a pose, if the data.yaml has `kpt_shape` or the numbers show it. The names of
+    the classes are taken from the data.yaml, obj.names, classes.txt or darknet.labels; without
+    these, classes are named by their numbers.
 
     Args:
         path: the folder, or its data.yaml. Labels lie beside their images, or in labels/... for
@@ -78,6 +80,8 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
     if images is None:
         entries += _yolo_elsewhere(path, root, set(image_names))
         used.update(label for _, _, label in entries if label is not None)
+    if not keypoints:
+        keypoints = _keypoints_shown(path, sorted(label for label in used if label is not None))
     for relative, file, label in entries:
         if label is None and not keep_empty:
             continue
@@ -361,6 +365,78 @@ def _yolo_keypoints(path: str) -> int:
             f"{file}: expected kpt_shape as [keypoints, 2 or 3]. Received: {files.short(shape)}"
         )
     return int(shape[0]) * int(shape[1])
+
+
+# So many label files, spread over all, show whether objects are poses.
+_FILES_OF_POSES = 200
+# Of keypoints without visibility this share lies in the boxes before them, and of the boxes a
+# quarter, at least 3, have a width and height that is not itself a point in the box.
+_POSES_SHARE = 0.9
+_POSES_APART = 3
+
+
+def _keypoints_shown(path: str, labels: list[str]) -> int:
+    """Count of the numbers of an object's keypoints where the labels show poses; 0 otherwise.
+
+    Without kpt_shape in a yaml a pose's line, a box and its keypoints, would be a polygon. A
+    warning says what is taken for poses.
+
+    path: the yaml, or the folder. labels: paths of label files.
+    """
+    rows = []
+    for label in labels[:: len(labels) // _FILES_OF_POSES + 1]:
+        try:
+            text = files.read_text(label)
+        except (OSError, ValueError):  # reported where the file is read
+            continue
+        rows += [line.split() for line in text.splitlines() if line.strip()]
+    if len({len(row) for row in rows}) != 1:
+        return 0
+    try:
+        values = np.array(rows, float)[:, 1:]
+    except ValueError:
+        return 0
+    for dimensions, are_poses in ((3, _are_visible_points), (2, _are_points_in_boxes)):
+        if (values.shape[1] - 4) % dimensions == 0 and values.shape[1] > 4 and are_poses(values):
+            logger.warning(
+                "%s: the %d numbers behind the class are taken for a box and %d keypoints of %d"
+                " numbers: a pose, of which no kpt_shape in a data.yaml tells",
+                path,
+                values.shape[1],
+                (values.shape[1] - 4) // dimensions,
+                dimensions,
+            )
+            return values.shape[1] - 4
+    return 0
+
+
+def _boxes_in_image(values: np.ndarray) -> np.ndarray:
+    """Where the first four numbers of lines [N, M] are a box inside the image: [N] bool."""
+    centers, sides = values[:, :2], values[:, 2:4]
+    is_inside_image = (centers - sides / 2 >= -_ROUNDING) & (centers + sides / 2 <= 1 + _ROUNDING)
+    return (is_inside_image & (sides > 0)).all(axis=1)
+
+
+def _are_visible_points(values: np.ndarray) -> bool:
+    """Whether lines [N, 4 + 3 K] are boxes and x, y and a visibility of 0, 1 or 2."""
+    points = values[:, 4:].reshape(len(values), -1, 3)
+    return bool(np.isin(points[..., 2], (0, 1, 2)).all() and _boxes_in_image(values).all())
+
+
+def _are_points_in_boxes(values: np.ndarray) -> bool:
+    """Whether lines [N, 4 + 2 K] are boxes and points in them; 0 0 is a point that is missing.
+
+    In a polygon the second point is near the others, but a box's width and height is no point.
+    """
+    points = values[:, 4:].reshape(len(values), -1, 2)
+    if points.shape[1] < 2:
+        return False
+    centers, sides = values[:, None, :2], values[:, None, 2:4]
+    is_in_box = (np.abs(points - centers) <= sides / 2 + _ROUNDING).all(axis=2)
+    is_pose = (is_in_box | ~points.any(axis=2)).all(axis=1) & _boxes_in_image(values)
+    apart = (np.abs(sides - centers) > sides / 2 + _ROUNDING).any(axis=2)[:, 0]
+    needed = max(_POSES_APART, len(values) / 4)
+    return bool(is_pose.mean() >= _POSES_SHARE and np.count_nonzero(apart & is_pose) >= needed)
 
 
 def _distinct(names: list[str], file: str) -> list[str]:

@@ -2600,3 +2600,30 @@ def test_archives_in_a_folder_are_named(folder):
     (folder / "task_1.ZIP").write_bytes(b"PK")
     with pytest.raises(AnnotationError, match="is to be unpacked first: task_1.ZIP"):
         annotations.read(folder)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    (
+        ("train.csv", "ImageId,EncodedPixels\na.jpg,1 5\n", "EncodedPixels.*run lengths.*COCO's"),
+        ("a_seg.npy", "", "arrays of numpy, of which none is read.*--save_png.*a_seg.npy"),
+        ("a.jpg.json", '{"metadata": {}, "instances": []}', "SuperAnnotate's own json; export"),
+        ("x.json", '{"export_format_version": "1.1", "images": []}', "Hasty's own json; export"),
+    ),
+)
+def test_files_of_other_programs_are_named(folder, name, content, message):
+    """The error was of "a folder with 0 json files"."""
+    (folder / name).write_text(content)
+    with pytest.raises(AnnotationError, match=message):
+        annotations.read(folder)
+
+
+def test_problems_of_geojson_name_the_image(folder):
+    """It was "image None"."""
+    geometry = {"type": "Polygon", "coordinates": [[[1, 1], [9, 1], [9, 9], [1, 1]]]}
+    feature = {"type": "Feature", "geometry": geometry, "properties": {"objectType": "annotation"}}
+    named = {**feature, "properties": {"classification": {"name": "Tumor"}}}
+    collection = {"type": "FeatureCollection", "features": [named, feature]}
+    (folder / "a.geojson").write_text(json.dumps(collection))
+    (problem,) = annotations.read(folder).problems
+    assert "file a.geojson, image 'a.jpg', region 1: expected an object with" in problem

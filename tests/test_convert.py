@@ -554,6 +554,39 @@ def test_yolo_poses_are_boxes(tmp_path, caplog, shape):
         annotations.read(folder)
 
 
+@pytest.mark.parametrize("visibility", ("", " 2"))
+@pytest.mark.parametrize("yaml", ("names: [cat]\n", None))
+def test_yolo_poses_without_kpt_shape_are_boxes(tmp_path, caplog, visibility, yaml):
+    """They were polygons of the centre, the size and the keypoints."""
+    lines = [
+        f"0 {x} .5 .1 .2 {x} .45{visibility} {x + 0.03} .55{visibility}\n" for x in (0.3, 0.5, 0.7)
+    ]
+    folder = yolo_folder(tmp_path, yaml, "".join(lines))
+    found = annotations.read(folder)
+    assert "3 objects are boxes without an outline" in caplog.text
+    count = 2 + bool(visibility)
+    assert f"taken for a box and 2 keypoints of {count} numbers" in caplog.text
+    height, width = found.images[0].height, found.images[0].width
+    areas = found.images[0].masks().sum(axis=(0, 1))
+    assert areas == pytest.approx(0.1 * 0.2 * height * width, rel=0.2) and not found.problems
+
+
+@pytest.mark.parametrize("count", (4, 5, 6))
+def test_yolo_polygons_of_equal_counts_stay_polygons(tmp_path, caplog, count):
+    """Small turned boxes, also of objects in one corner of the image; and the whole image."""
+    random = np.random.default_rng(0)
+    angles = np.arange(count) * 2 * np.pi / count
+    lines = []
+    for center in random.uniform(0.06, 0.5, (40, 2)):
+        points = center + 0.05 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        lines.append("0 " + " ".join(f"{value:.4f}" for value in points.ravel()) + "\n")
+    folder = yolo_folder(tmp_path, "names: [cat]\n", "".join(lines))
+    assert len(annotations.read(folder).images[0].regions) == 40
+    (folder / "labels" / "train" / "a.txt").write_text("0 1 1 0 1 0 0 1 0 1 1\n" * 4)
+    image = annotations.read(folder).images[0]
+    assert image.masks().all() and "keypoints" not in caplog.text
+
+
 def test_yolo_predictions_with_confidences_are_named(tmp_path):
     folder = yolo_folder(tmp_path, "names: [cat]\n", "0 .5 .5 .5 .5 .93\n")
     with pytest.raises(AnnotationError, match=r"5 numbers .* last may be a confidence \(save_conf"):
