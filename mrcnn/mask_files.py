@@ -1170,7 +1170,7 @@ def _read_labels(path: str) -> np.ndarray:
         soft = _soft_values(values)
         if soft is not None:
             both = None
-            if _has_traces(values):
+            if utils.has_traces(values):
                 both = utils.black_and_white(values)
             if both is None:
                 raise Problem(
@@ -1211,10 +1211,16 @@ def _values_in_tiff(path: str) -> np.ndarray:
     except Exception as error:  # the libraries raise many types
         try:
             with Image.open(path) as image:
+                frames = getattr(image, "n_frames", 1)
+                if frames > 1:
+                    raise Problem(
+                        f"expected a label image of one page. Received: {path} with {frames}"
+                    )
                 if utils.is_lossy(image, path):
                     return _labels_of_lossy(image, path)
                 values = np.asarray(image)
-                is_inverted = utils.shows_zero_white(image)
+                # Pillow inverts these alone.
+                is_inverted = image.mode in ("1", "L") and utils.shows_zero_white(image)
         except Problem:
             raise
         except Exception:
@@ -1222,7 +1228,7 @@ def _values_in_tiff(path: str) -> np.ndarray:
     if is_inverted and values.dtype == bool:
         return ~values
     if is_inverted:
-        return np.iinfo(values.dtype).max - values
+        return 255 - values
     return values
 
 
@@ -1290,21 +1296,6 @@ def _labels_of_lossy(image: Any, path: str) -> np.ndarray:
     return both.astype(np.int64)
 
 
-def _has_traces(values: np.ndarray) -> bool:
-    """Whether a label image has dark or bright specks, as compression leaves and smoothing not.
-
-    values: [H, W] or [H, W, bands] uint8.
-    """
-    from scipy import ndimage
-
-    gray = np.atleast_3d(values)[..., 0]
-    least = ndimage.minimum_filter(gray, 3, mode="nearest")
-    most = ndimage.maximum_filter(gray, 3, mode="nearest")
-    specks = (gray == most) & (gray > 0) & (gray <= utils.CHANGED_BY_LOSSES)
-    gaps = (gray == least) & (gray < 255) & (gray >= 255 - utils.CHANGED_BY_LOSSES)
-    return bool(specks.any() and gaps.any())
-
-
 @functools.cache
 def _warn_of_two_values(folder: str) -> None:
     """Warns, once for each folder, that gray edges of its label images are halved."""
@@ -1325,8 +1316,9 @@ def _soft_values(values: np.ndarray) -> str | None:
     """What is soft at the edges of a label image, [H, W] or [H, W, bands] uint8; None for nothing.
 
     A value of a soft edge has no pixel whose four neighbours equal it, and at least half of its
-    pixels have three values around them. A small object has only background around it. Black and
-    white that were compressed hardly have few such values.
+    pixels have both a smaller and a larger neighbour, or three values around them and no square of
+    four pixels. A small object has only background around it, or such squares. Black and white that
+    were compressed hardly have few such values.
     """
     from scipy import ndimage
 
@@ -1337,6 +1329,7 @@ def _soft_values(values: np.ndarray) -> str | None:
     codes = np.zeros((height, width), np.int64)
     inner = np.ones((height, width), bool)
     between = np.zeros((height, width), bool)
+    among_three = np.zeros((height, width), bool)
     cross = ndimage.generate_binary_structure(2, 1)
     for band in np.moveaxis(bands, -1, 0):
         codes = codes * 256 + band
@@ -1345,10 +1338,12 @@ def _soft_values(values: np.ndarray) -> str | None:
         inner &= least == most
         least = ndimage.minimum_filter(band, 3, mode="nearest")
         most = ndimage.maximum_filter(band, 3, mode="nearest")
+        between |= (least < band) & (band < most)
         around = np.pad(band, 1, mode="edge")
         for y, x in itertools.product(range(3), range(3)):
             neighbour = around[y : y + height, x : x + width]
-            between |= (least < neighbour) & (neighbour < most)
+            among_three |= (least < neighbour) & (neighbour < most)
+    between |= among_three & ~_in_squares(codes)
     values, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
     places = places.ravel()
     has_inner = np.bincount(places, inner.ravel()) > 0
@@ -1360,6 +1355,15 @@ def _soft_values(values: np.ndarray) -> str | None:
     if bands.shape[-1] == 1 and _is_hard_compressed(values, has_inner):
         return f"with values beside black and white such as {values[1]} and {values[-2]}"
     return None
+
+
+def _in_squares(codes: np.ndarray) -> np.ndarray:
+    """Where an image [H, W] of numbers from 0 on has squares of four equal pixels, [H, W] bool."""
+    from scipy import ndimage
+
+    least = ndimage.minimum_filter(codes, 2, mode="constant", cval=-1)
+    most = ndimage.maximum_filter(codes, 2, mode="constant", cval=-1)
+    return ndimage.maximum_filter(least == most, 2, origin=-1, mode="constant")
 
 
 def _is_hard_compressed(values: np.ndarray, has_inner: np.ndarray) -> bool:
