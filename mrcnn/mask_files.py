@@ -863,12 +863,21 @@ def _masks_of_images(
         images, masks: from `_pictures_below`. If one has no sub-folders, base names are compared.
         folder: that of the masks.
     """
+    plain, unused = _masks_by_name(images, masks)
     classes = _class_folders(images, masks)
     if classes:
-        sets, unused = _masks_of_classes(images, masks)
-        if sets:
+        sets, unused_of_classes = _masks_of_classes(images, masks)
+        is_complete = len(unused_of_classes) <= len(unused)
+        if sets and is_complete and not _are_parts(classes, sets):
             _tell_of_class_folders(folder, tuple(classes))
-            return sets, unused
+            return sets, unused_of_classes
+    return plain, unused
+
+
+def _masks_by_name(
+    images: dict[str, str], masks: dict[str, str]
+) -> tuple[list[_MaskSet], list[str]]:
+    """As `_masks_of_images`, where folders are no classes."""
     if not any(map(os.path.dirname, masks)):
         images = _by_base_name(images)
     elif not any(map(os.path.dirname, images)):
@@ -901,12 +910,27 @@ def _class_folders(images: dict[str, str], masks: dict[str, str]) -> list[str]:
     folders = list(dict.fromkeys(name.split(os.sep)[0] for name in masks))
     stems = _by_stem(images)
     for name in folders:
-        is_of_image = name in stems or name.casefold() in stems
+        names = {name, *(name.removesuffix(ending) for ending in _MASK_ENDINGS)}
+        is_of_image = any(stem in stems or stem.casefold() in stems for stem in names)
         if is_of_image or name.isdigit() or files.SUBSET_FOLDER.fullmatch(name.lower()):
             return []
     if len(folders) < 2:
         return []
     return folders
+
+
+def _are_parts(folders: list[str], sets: list[_MaskSet]) -> bool:
+    """Whether folders are parts of a dataset, batch1/ and batch2/, and not classes.
+
+    Their names differ in digits alone, and no image has masks in several.
+
+    Args:
+        folders: their names.
+        sets: from `_masks_of_classes`.
+    """
+    if len({re.sub(r"\d+", "0", name) for name in folders}) > 1:
+        return False
+    return not any(len(set(item.names.values())) > 1 for item in sets)
 
 
 def _masks_of_classes(
@@ -1035,12 +1059,14 @@ def _labelled(
         endings: endings of a label image's name, after the image's.
     """
     sets = []
+    stems = _by_stem(images)
     for name, image in images.items():
         stem = os.path.splitext(name)[0]
         names = [stem + end for end in endings]
         for ending in _IMAGE_ENDINGS:
-            if stem.lower().endswith(ending):
-                names += [stem[: -len(ending)] + end for end in endings]
+            short = stem[: -len(ending)]
+            if stem.lower().endswith(ending) and short not in stems:
+                names += [short + end for end in endings]
         folder, base = os.path.split(stem)
         names += [os.path.join(folder, begin + base) for begin in _MASK_BEGINNINGS]
         names += [name.casefold() for name in names]

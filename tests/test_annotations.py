@@ -2524,6 +2524,49 @@ def test_folders_of_masks_are_classes(tmp_path, caplog, ending):
 
 
 @pytest.mark.parametrize(
+    "mask_names",
+    [
+        ("batch1/a.png", "batch2/b.png"),
+        ("p01/a_0.png", "p02/b_0.png"),
+        ("a_masks/a_0.png", "b_masks/b_0.png"),
+        ("cells/x/a.png", "others/b.png"),
+    ],
+)
+def test_folders_of_masks_that_are_parts_of_a_dataset(tmp_path, caplog, mask_names):
+    """They were taken for classes; those in deeper folders were left out."""
+    (tmp_path / "images").mkdir()
+    for letter, name in zip("ab", mask_names):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / f"{letter}.jpg")
+        file = tmp_path / "masks" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((two_squares() == 1) * np.uint8(255)).save(file)
+    annotated = annotations.read(tmp_path)
+    assert [areas_of(image) for image in annotated.images] == [[("object", 100)]] * 2
+    assert "taken for the classes" not in caplog.text
+
+
+def test_numbered_folders_are_classes_where_images_have_masks_in_several(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.jpg")
+    for number in (1, 2):
+        file = tmp_path / "masks" / f"class{number}" / "a.png"
+        file.parent.mkdir(parents=True)
+        Image.fromarray((two_squares() == number) * np.uint8(255)).save(file)
+    (image,) = annotations.read(tmp_path).images
+    assert areas_of(image) == [("class1", 100), ("class2", 200)]
+
+
+def test_a_label_image_belongs_to_the_image_of_its_name_alone(tmp_path):
+    """a_img.jpg had that of a.jpg too."""
+    for name in ("a.jpg", "a_img.jpg"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / name)
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(two_squares()).save(tmp_path / "masks" / "a.png")
+    assert [image.name for image in annotations.read(tmp_path).images] == ["images/a.jpg"]
+
+
+@pytest.mark.parametrize(
     "image_name, mask_name",
     [
         ("PNGImages/FudanPed00001.png", "PedMasks/FudanPed00001_mask.png"),  # Penn-Fudan
