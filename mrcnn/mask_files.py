@@ -863,12 +863,21 @@ def _masks_of_images(
         images, masks: from `_pictures_below`. If one has no sub-folders, base names are compared.
         folder: that of the masks.
     """
+    plain, unused = _masks_by_name(images, masks)
     classes = _class_folders(images, masks)
     if classes:
-        sets, unused = _masks_of_classes(images, masks)
-        if sets:
+        sets, unused_of_classes = _masks_of_classes(images, masks)
+        is_complete = len(unused_of_classes) <= len(unused)
+        if sets and is_complete and not _are_parts(classes, sets):
             _tell_of_class_folders(folder, tuple(classes))
-            return sets, unused
+            return sets, unused_of_classes
+    return plain, unused
+
+
+def _masks_by_name(
+    images: dict[str, str], masks: dict[str, str]
+) -> tuple[list[_MaskSet], list[str]]:
+    """As `_masks_of_images`, where folders are no classes."""
     if not any(map(os.path.dirname, masks)):
         images = _by_base_name(images)
     elif not any(map(os.path.dirname, images)):
@@ -901,12 +910,27 @@ def _class_folders(images: dict[str, str], masks: dict[str, str]) -> list[str]:
     folders = list(dict.fromkeys(name.split(os.sep)[0] for name in masks))
     stems = _by_stem(images)
     for name in folders:
-        is_of_image = name in stems or name.casefold() in stems
+        names = {name, *(name.removesuffix(ending) for ending in _MASK_ENDINGS)}
+        is_of_image = any(stem in stems or stem.casefold() in stems for stem in names)
         if is_of_image or name.isdigit() or files.SUBSET_FOLDER.fullmatch(name.lower()):
             return []
     if len(folders) < 2:
         return []
     return folders
+
+
+def _are_parts(folders: list[str], sets: list[_MaskSet]) -> bool:
+    """Whether folders are parts of a dataset, batch1/ and batch2/, and not classes.
+
+    Their names differ in digits alone, and no image has masks in several.
+
+    Args:
+        folders: their names.
+        sets: from `_masks_of_classes`.
+    """
+    if len({re.sub(r"\d+", "0", name) for name in folders}) > 1:
+        return False
+    return not any(len(set(item.names.values())) > 1 for item in sets)
 
 
 def _masks_of_classes(
@@ -1035,12 +1059,14 @@ def _labelled(
         endings: endings of a label image's name, after the image's.
     """
     sets = []
+    stems = _by_stem(images)
     for name, image in images.items():
         stem = os.path.splitext(name)[0]
         names = [stem + end for end in endings]
         for ending in _IMAGE_ENDINGS:
-            if stem.lower().endswith(ending):
-                names += [stem[: -len(ending)] + end for end in endings]
+            short = stem[: -len(ending)]
+            if stem.lower().endswith(ending) and short not in stems:
+                names += [short + end for end in endings]
         folder, base = os.path.split(stem)
         names += [os.path.join(folder, begin + base) for begin in _MASK_BEGINNINGS]
         names += [name.casefold() for name in names]
@@ -1170,7 +1196,7 @@ def _read_labels(path: str) -> np.ndarray:
         soft = _soft_values(values)
         if soft is not None:
             both = None
-            if _has_traces(values):
+            if utils.has_traces(values):
                 both = utils.black_and_white(values)
             if both is None:
                 raise Problem(
@@ -1211,10 +1237,16 @@ def _values_in_tiff(path: str) -> np.ndarray:
     except Exception as error:  # the libraries raise many types
         try:
             with Image.open(path) as image:
+                frames = getattr(image, "n_frames", 1)
+                if frames > 1:
+                    raise Problem(
+                        f"expected a label image of one page. Received: {path} with {frames}"
+                    )
                 if utils.is_lossy(image, path):
                     return _labels_of_lossy(image, path)
                 values = np.asarray(image)
-                is_inverted = utils.shows_zero_white(image)
+                # Pillow inverts these alone.
+                is_inverted = image.mode in ("1", "L") and utils.shows_zero_white(image)
         except Problem:
             raise
         except Exception:
@@ -1222,7 +1254,7 @@ def _values_in_tiff(path: str) -> np.ndarray:
     if is_inverted and values.dtype == bool:
         return ~values
     if is_inverted:
-        return np.iinfo(values.dtype).max - values
+        return 255 - values
     return values
 
 
@@ -1290,21 +1322,6 @@ def _labels_of_lossy(image: Any, path: str) -> np.ndarray:
     return both.astype(np.int64)
 
 
-def _has_traces(values: np.ndarray) -> bool:
-    """Whether a label image has dark or bright specks, as compression leaves and smoothing not.
-
-    values: [H, W] or [H, W, bands] uint8.
-    """
-    from scipy import ndimage
-
-    gray = np.atleast_3d(values)[..., 0]
-    least = ndimage.minimum_filter(gray, 3, mode="nearest")
-    most = ndimage.maximum_filter(gray, 3, mode="nearest")
-    specks = (gray == most) & (gray > 0) & (gray <= utils.CHANGED_BY_LOSSES)
-    gaps = (gray == least) & (gray < 255) & (gray >= 255 - utils.CHANGED_BY_LOSSES)
-    return bool(specks.any() and gaps.any())
-
-
 @functools.cache
 def _warn_of_two_values(folder: str) -> None:
     """Warns, once for each folder, that gray edges of its label images are halved."""
@@ -1325,8 +1342,9 @@ def _soft_values(values: np.ndarray) -> str | None:
     """What is soft at the edges of a label image, [H, W] or [H, W, bands] uint8; None for nothing.
 
     A value of a soft edge has no pixel whose four neighbours equal it, and at least half of its
-    pixels have three values around them. A small object has only background around it. Black and
-    white that were compressed hardly have few such values.
+    pixels have both a smaller and a larger neighbour, or three values around them and no square of
+    four pixels. A small object has only background around it, or such squares. Black and white that
+    were compressed hardly have few such values.
     """
     from scipy import ndimage
 
@@ -1337,6 +1355,7 @@ def _soft_values(values: np.ndarray) -> str | None:
     codes = np.zeros((height, width), np.int64)
     inner = np.ones((height, width), bool)
     between = np.zeros((height, width), bool)
+    among_three = np.zeros((height, width), bool)
     cross = ndimage.generate_binary_structure(2, 1)
     for band in np.moveaxis(bands, -1, 0):
         codes = codes * 256 + band
@@ -1345,10 +1364,12 @@ def _soft_values(values: np.ndarray) -> str | None:
         inner &= least == most
         least = ndimage.minimum_filter(band, 3, mode="nearest")
         most = ndimage.maximum_filter(band, 3, mode="nearest")
+        between |= (least < band) & (band < most)
         around = np.pad(band, 1, mode="edge")
         for y, x in itertools.product(range(3), range(3)):
             neighbour = around[y : y + height, x : x + width]
-            between |= (least < neighbour) & (neighbour < most)
+            among_three |= (least < neighbour) & (neighbour < most)
+    between |= among_three & ~_in_squares(codes)
     values, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
     places = places.ravel()
     has_inner = np.bincount(places, inner.ravel()) > 0
@@ -1360,6 +1381,15 @@ def _soft_values(values: np.ndarray) -> str | None:
     if bands.shape[-1] == 1 and _is_hard_compressed(values, has_inner):
         return f"with values beside black and white such as {values[1]} and {values[-2]}"
     return None
+
+
+def _in_squares(codes: np.ndarray) -> np.ndarray:
+    """Where an image [H, W] of numbers from 0 on has squares of four equal pixels, [H, W] bool."""
+    from scipy import ndimage
+
+    least = ndimage.minimum_filter(codes, 2, mode="constant", cval=-1)
+    most = ndimage.maximum_filter(codes, 2, mode="constant", cval=-1)
+    return ndimage.maximum_filter(least == most, 2, origin=-1, mode="constant")
 
 
 def _is_hard_compressed(values: np.ndarray, has_inner: np.ndarray) -> bool:

@@ -417,6 +417,9 @@ CHANGED_BY_LOSSES = 16
 # Of the pixels that equal their neighbours, but for compression, this share are black or white in a
 # picture of two values.
 _TWO_VALUES_SHARE = 0.98
+# And of the pixels of neither value at most this share have neighbours all equal to them: JPEG's
+# compression leaves hardly any; objects of other numbers have more.
+_AREAS_SHARE = 0.05
 # The operation for each orientation in EXIF data, and the orientations of the inverse operations
 # that differ.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -503,6 +506,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         OSError, ValueError: as `read_image`.
     """
     gray = None
+    numbers = None
     lossy = False
     try:
         _check_is_file(path)
@@ -510,16 +514,56 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     except (OSError, ValueError, TypeError, AttributeError, SyntaxError, EOFError):
         pass  # `read_image` may succeed, or raises the right error
     if gray is None:
-        gray = read_image(path).max(axis=-1)
-        if begins_as_tiff(path) and _with_pillow(path, _shows_zero_white):
-            gray = 255 - gray
+        gray, numbers = _gray_and_numbers(path)
     if lossy:
         return gray > max(gray.max(initial=0) / 2, CHANGED_BY_LOSSES)
-    if ((gray > 0) & (gray <= CHANGED_BY_LOSSES)).any():
+    if has_traces(gray):
         is_white = black_and_white(gray)
         if is_white is not None:
             return is_white
+    if numbers is not None:
+        return numbers != 0
     return gray != 0
+
+
+def _gray_and_numbers(path):
+    """The brightest band [H, W] uint8 of an image, and its whole numbers of more than 8 bits.
+
+    In both 0 is what a TIFF stores as 0. Without such numbers, which lose small ones as uint8, the
+    second is None.
+    """
+    with _naming_image(path):
+        values = _turned_values(path, True, None, False)
+        gray = _as_image(values, path, None, False).max(axis=-1)
+    numbers = None
+    is_deep = values.ndim == 2 and values.dtype.itemsize > 1
+    if is_deep and values.min(initial=0) >= 0 and (values == np.floor(values)).all():
+        numbers = values
+    if values.dtype.kind not in "bu" or not begins_as_tiff(path):
+        return gray, numbers
+    bits = _bits_where_zero_is_white(path)
+    if bits is None:
+        return gray, numbers
+    if numbers is not None:
+        numbers = 2**bits - 1 - numbers
+    return 255 - gray, numbers
+
+
+def has_traces(values: np.ndarray) -> bool:
+    """Whether an image has dark or bright specks, as compression leaves and smoothing not.
+
+    values: [H, W] or [H, W, bands] uint8.
+    """
+    gray = np.atleast_3d(values)[..., 0]
+    darkest = (gray > 0) & (gray <= CHANGED_BY_LOSSES)
+    brightest = (gray < 255) & (gray >= 255 - CHANGED_BY_LOSSES)
+    if not darkest.any() or not brightest.any():
+        return False
+    from scipy import ndimage
+
+    least = ndimage.minimum_filter(gray, 3, mode="nearest")
+    most = ndimage.maximum_filter(gray, 3, mode="nearest")
+    return bool(((gray == most) & darkest).any() and ((gray == least) & brightest).any())
 
 
 def black_and_white(values: np.ndarray) -> np.ndarray | None:
@@ -547,7 +591,15 @@ def black_and_white(values: np.ndarray) -> np.ndarray | None:
     share = np.count_nonzero(black | white) / max(np.count_nonzero(is_flat), 1)
     if not black.any() or not white.any() or share < _TWO_VALUES_SHARE:
         return None
+    other = (gray != _most_frequent(gray[black])) & (gray != _most_frequent(gray[white]))
+    areas = np.count_nonzero(other & (least == most))
+    if areas > _AREAS_SHARE * np.count_nonzero(other):
+        return None
     return gray >= 128
+
+
+def _most_frequent(values):
+    return np.bincount(values).argmax()
 
 
 def shows_zero_white(image: Any) -> bool:
@@ -556,9 +608,26 @@ def shows_zero_white(image: Any) -> bool:
     return tags.get(262) == 0 and tags.get(259) not in _FAX
 
 
-def _shows_zero_white(image, path):
-    """`shows_zero_white` for `_with_pillow`."""
-    return shows_zero_white(image)
+def _bits_where_zero_is_white(path):
+    """The bits of a value in a TIFF that stores white as 0 and is no fax; None for another one."""
+    tifffile = _tifffile_for(path)
+    if tifffile is None:
+        return _with_pillow(path, _white_bits_of_pillow)
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            if int(page.photometric) == 0 and int(page.compression) not in _FAX:
+                return int(page.bitspersample)
+    except Exception:  # any error of tifffile for a damaged file, which Pillow has read
+        return _with_pillow(path, _white_bits_of_pillow)
+    return None
+
+
+def _white_bits_of_pillow(image, path):
+    """`_bits_where_zero_is_white` of a Pillow image."""
+    if not shows_zero_white(image):
+        return None
+    return int(np.max(image.tag_v2.get(258, 1)))
 
 
 def _gray_values(image, path):
@@ -603,6 +672,12 @@ def _unreadable(path, error):
 
 def _read_image(path, rotate, size, limits, all_bands):
     """`read_image`, with the original errors of the libraries."""
+    values = _turned_values(path, rotate, size, all_bands)
+    return _as_image(values, path, limits, all_bands)
+
+
+def _turned_values(path, rotate, size, all_bands):
+    """The values of an image file, rotated as EXIF says; see `read_image`."""
     values, orientation = _read_values(path, all_bands)
     stored = values.shape[:2]
     swaps_sides = orientation >= 5
@@ -610,6 +685,11 @@ def _read_image(path, rotate, size, limits, all_bands):
         rotate = rotate and tuple(size) != stored
     if rotate and orientation in _TURNS:
         values = _TURNS[orientation](values)
+    return values
+
+
+def _as_image(values, path, limits, all_bands):
+    """The image of a file's values; see `read_image`."""
     if values.ndim == 3 and values.shape[2] > 4:
         if all_bands:
             return np.ascontiguousarray(values)

@@ -2452,6 +2452,28 @@ def test_few_numbers_are_objects_though_they_are_near_black_and_white(tmp_path):
     assert areas_of(image) == [("object", 317), ("object", 15), ("object", 100)]
 
 
+def test_small_numbers_beside_white_that_jpeg_compressed_are_refused(tmp_path):
+    """White alone was taken for one object, the others for black."""
+    path = label_images(tmp_path, [disc((5, 255))] * 2, "{}.png")
+    for letter in "ab":
+        mask = tmp_path / "masks" / f"{letter}.png"
+        Image.open(mask).save(mask.with_suffix(".jpg"), quality=95)
+        mask.unlink()
+    with pytest.raises(AnnotationError, match="a label image in a format without losses"):
+        annotations.read(path)
+
+
+def test_small_objects_that_touch_in_pairs_are_read(tmp_path):
+    """As 0.13.0 did: each is a square of four pixels with another beside it."""
+    numbers = np.zeros((HEIGHT, WIDTH), np.uint8)
+    places = [(y, x) for y in range(2, HEIGHT - 4, 6) for x in range(2, WIDTH - 6, 8)]
+    for i, (y, x) in enumerate(places):
+        numbers[y : y + 2, x : x + 2] = 2 * i + 1
+        numbers[y : y + 2, x + 2 : x + 4] = 2 * i + 2
+    image = annotations.read(label_images(tmp_path, [numbers, numbers], "{}.png")).images[0]
+    assert areas_of(image) == [("object", 4)] * (2 * len(places))
+
+
 def test_a_mask_file_of_an_object_with_traces_of_jpeg(tmp_path):
     """All that is not black was the object, with the traces around it."""
     (tmp_path / "images").mkdir()
@@ -2502,6 +2524,49 @@ def test_folders_of_masks_are_classes(tmp_path, caplog, ending):
 
 
 @pytest.mark.parametrize(
+    "mask_names",
+    [
+        ("batch1/a.png", "batch2/b.png"),
+        ("p01/a_0.png", "p02/b_0.png"),
+        ("a_masks/a_0.png", "b_masks/b_0.png"),
+        ("cells/x/a.png", "others/b.png"),
+    ],
+)
+def test_folders_of_masks_that_are_parts_of_a_dataset(tmp_path, caplog, mask_names):
+    """They were taken for classes; those in deeper folders were left out."""
+    (tmp_path / "images").mkdir()
+    for letter, name in zip("ab", mask_names):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / f"{letter}.jpg")
+        file = tmp_path / "masks" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((two_squares() == 1) * np.uint8(255)).save(file)
+    annotated = annotations.read(tmp_path)
+    assert [areas_of(image) for image in annotated.images] == [[("object", 100)]] * 2
+    assert "taken for the classes" not in caplog.text
+
+
+def test_numbered_folders_are_classes_where_images_have_masks_in_several(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.jpg")
+    for number in (1, 2):
+        file = tmp_path / "masks" / f"class{number}" / "a.png"
+        file.parent.mkdir(parents=True)
+        Image.fromarray((two_squares() == number) * np.uint8(255)).save(file)
+    (image,) = annotations.read(tmp_path).images
+    assert areas_of(image) == [("class1", 100), ("class2", 200)]
+
+
+def test_a_label_image_belongs_to_the_image_of_its_name_alone(tmp_path):
+    """a_img.jpg had that of a.jpg too."""
+    for name in ("a.jpg", "a_img.jpg"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / name)
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(two_squares()).save(tmp_path / "masks" / "a.png")
+    assert [image.name for image in annotations.read(tmp_path).images] == ["images/a.jpg"]
+
+
+@pytest.mark.parametrize(
     "image_name, mask_name",
     [
         ("PNGImages/FudanPed00001.png", "PedMasks/FudanPed00001_mask.png"),  # Penn-Fudan
@@ -2534,6 +2599,28 @@ def test_label_images_in_compressed_tiffs(tmp_path, compression, dtype):
         picture.save(tmp_path / "masks" / f"{letter}.tif", compression=compression)
     image = annotations.read(path).images[1]
     assert areas_of(image) == [("object", 100), ("object", 200)]
+
+
+def test_label_images_in_compressed_tiffs_of_16_bits_where_0_is_white(tmp_path):
+    """Each number was 65535 less itself, the ground an object."""
+    path = label_images(tmp_path, [two_squares()] * 2, "{}.png")
+    for letter in "ab":
+        (tmp_path / "masks" / f"{letter}.png").unlink()
+        picture = Image.fromarray(two_squares().astype(np.uint16))
+        file = tmp_path / "masks" / f"{letter}.tif"
+        picture.save(file, compression="tiff_lzw", tiffinfo={262: 0})
+    assert areas_of(annotations.read(path).images[0]) == [("object", 100), ("object", 200)]
+
+
+def test_label_images_of_several_pages_in_compressed_tiffs_are_refused(tmp_path):
+    """The first page was taken for all, without a word; without LZW they are refused too."""
+    path = label_images(tmp_path, [two_squares()] * 2, "{}.png")
+    (tmp_path / "masks" / "a.png").unlink()
+    page = Image.fromarray(two_squares())
+    file = tmp_path / "masks" / "a.tif"
+    page.save(file, compression="tiff_lzw", save_all=True, append_images=[page])
+    (problem,) = annotations.read(path).problems
+    assert "a label image of one page. Received: " in problem and "a.tif with 2" in problem
 
 
 def test_label_images_in_tiffs_with_losses(tmp_path):

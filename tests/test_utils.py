@@ -1659,6 +1659,42 @@ def test_masks_of_numbers_lose_none(tmp_path):
     np.testing.assert_array_equal(utils.read_mask(tmp_path / "numbers.png"), numbers > 0)
 
 
+def test_masks_of_an_object_with_an_ignored_rim_keep_the_object(tmp_path):
+    """1 and Pascal VOC's 255 were taken for compressed black and white: 255 alone was the mask."""
+    numbers = np.zeros((60, 60), np.uint8)
+    numbers[10:40, 10:40] = 255
+    numbers[14:36, 14:36] = 1
+    numbers[50:52, 5:55] = 9  # too thin for an area
+    Image.fromarray(numbers).save(tmp_path / "rim.png")
+    np.testing.assert_array_equal(utils.read_mask(tmp_path / "rim.png"), numbers > 0)
+
+
+def test_smooth_edges_of_masks_belong_to_them(tmp_path):
+    """Where one of their grays was dark they were halved, else not."""
+    y, x = np.mgrid[:60, :60]
+    soft = np.clip((20.03 - np.hypot(y - 30, x - 30)) * 255, 0, 255).astype(np.uint8)
+    assert (soft[soft > 0] <= 16).any()
+    Image.fromarray(soft).save(tmp_path / "soft.png")
+    np.testing.assert_array_equal(utils.read_mask(tmp_path / "soft.png"), soft > 0)
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.uint16, np.int16, np.uint32, np.int32, np.float32, bool]
+)
+def test_masks_of_numbers_in_tiffs(tmp_path, dtype, photometric):
+    """Of more than 8 bits small numbers were lost; where 0 is white some types were refused."""
+    import tifffile
+
+    numbers = np.zeros((40, 60), np.int32)
+    numbers[5:20, 5:20] = 1
+    numbers[25:30, 25:30] = 200
+    if np.dtype(dtype).itemsize > 1:
+        numbers[32:36, 50:55] = 30000
+    tifffile.imwrite(tmp_path / "a.tif", numbers.astype(dtype), photometric=photometric)
+    np.testing.assert_array_equal(utils.read_mask(tmp_path / "a.tif"), numbers > 0)
+
+
 # ---- Contrast ------------------------------------------------------------------------------------
 
 
