@@ -773,10 +773,14 @@ def test_calibrated_files(tmp_path, capsys):
             np.testing.assert_array_equal(result["class_ids"][order], exact["class_ids"])
             differences = np.abs(result["scores"][order] - exact["scores"])
             assert 1e-6 < differences.max() < 0.05
-            assert np.abs(result["rois"][order] - exact["rois"]).max() <= 2
+            moved = np.abs(result["rois"][order] - exact["rois"])
+            assert moved.max() <= 2
+            # What a side that moved by a pixel adds or takes is not the masks' own difference.
+            heights, widths = (exact["rois"][:, 2:] - exact["rois"][:, :2]).T
+            of_sides = (moved * np.stack([widths, heights, widths, heights], axis=-1)).sum(-1)
             common = (result["masks"][..., order] & exact["masks"]).sum((0, 1))
             union = (result["masks"][..., order] | exact["masks"]).sum((0, 1))
-            assert np.all(common >= 0.9 * union)
+            assert np.all(common + of_sides >= 0.95 * union)
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["model.bin", "model.onnx", "model.xml"]
     assert cli.main(["inspect", str(folder / "model.onnx")]) == 0
