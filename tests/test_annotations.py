@@ -2683,7 +2683,7 @@ def test_a_damaged_xml_beside_another_format_is_no_obstacle(tmp_path, kind):
         box = "<xmin>6</xmin><ymin>6</ymin><xmax>25</xmax><ymax>15</ymax>"
         item = f"<object><name>object</name><bndbox>{box}</bndbox></object>"
         xml = f"<annotation><filename>a.jpg</filename>{item}</annotation>"
-        (tmp_path / "images" / "a.xml").write_text(xml)
+        (tmp_path / "a.xml").write_text(xml)
     else:
         (tmp_path / "masks").mkdir()
         Image.fromarray((two_squares() == 2) * np.uint8(255)).save(tmp_path / "masks" / "a.png")
