@@ -489,6 +489,10 @@ def _read_any(
         if image_xmls:
             _warn_of_via_settings(path, attribute, label)
             return read_image_xmls(path, image_xmls, images, keep_empty, need_files)
+        damaged = cvat_files_in(path, False, damaged_alone=True)
+        damaged = damaged or cvat_files_in(path, True, damaged_alone=True)
+        if damaged:
+            return _read_cvat_files(path, damaged, images, keep_empty, need_files)
     if not folder.labelme_jsons:
         received = f"a folder with {folder.count} json files, none of these{_xml_hint(path)}"
         received += semantic_hint(path) + _archive_hint(path) + _csv_hint(path) + _numpy_hint(path)

@@ -168,20 +168,25 @@ def _begins_with(file: str, tag: str) -> bool:
     return re.search(rf"<{tag}[\s>/]", text) is not None
 
 
-def cvat_files_in(path: str, below: bool) -> list[str]:
+def cvat_files_in(path: str, below: bool, damaged_alone: bool = False) -> list[str]:
     """CVAT's xml files in a folder or, with `below`, in its sub-folders; sorted.
 
-    A file that begins as CVAT's and is damaged is one of them.
+    A file that begins as CVAT's and is damaged is one of them, but not without a sound one, unless
+    `damaged_alone`: beside annotations of another format it may be anything.
     """
     cvat_files = []
+    has_sound = damaged_alone
     for file in json_files_in(path, below, (".xml",)):
         try:
             if _begins_with(file, "annotations") and _is_cvat(xml_root(file)):
                 cvat_files.append(file)
+                has_sound = True
         except AnnotationError:
             cvat_files.append(file)
         except OSError:
             continue
+    if not has_sound:
+        return []
     return cvat_files
 
 

@@ -2673,6 +2673,24 @@ def test_a_damaged_xml_of_cvat_is_said(folder):
     assert [areas_of(image) for image in annotated.images] == [[("cat", 400)]]
 
 
+@pytest.mark.parametrize("kind", ["voc", "masks"])
+def test_a_damaged_xml_beside_another_format_is_no_obstacle(tmp_path, kind):
+    """The folder was refused for it, or its masks were passed over."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.jpg")
+    (tmp_path / "old.xml").write_text(cvat_xml("a.jpg", end=""))
+    if kind == "voc":
+        box = "<xmin>6</xmin><ymin>6</ymin><xmax>25</xmax><ymax>15</ymax>"
+        item = f"<object><name>object</name><bndbox>{box}</bndbox></object>"
+        xml = f"<annotation><filename>a.jpg</filename>{item}</annotation>"
+        (tmp_path / "a.xml").write_text(xml)
+    else:
+        (tmp_path / "masks").mkdir()
+        Image.fromarray((two_squares() == 2) * np.uint8(255)).save(tmp_path / "masks" / "a.png")
+    (image,) = annotations.read(tmp_path).images
+    assert areas_of(image) == [("object", 200)]
+
+
 def test_corners_of_pascal_voc_in_the_other_order(folder):
     """The object was left out: "expected a region with a pixel in the image"."""
     box = "<xmin>25</xmin><ymin>6</ymin><xmax>6</xmax><ymax>15</ymax>"
