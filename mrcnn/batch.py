@@ -794,7 +794,8 @@ def _pixels(value: Any, name: str, all_bands: bool) -> np.ndarray:
     """
     if isinstance(value, bytes):
         return listing.image_of(value, name, all_bands)
-    if all_bands and isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1] > 4:
+    is_of_bands = isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1] > 4
+    if all_bands and is_of_bands and value.dtype.kind in "uif":
         return value
     is_image = isinstance(value, np.ndarray) and value.dtype == np.uint8
     if not is_image or value.ndim not in (2, 3):

@@ -581,7 +581,7 @@ def _warn_of_overlap(tile: int, overlap: int, count: int, seconds: float) -> Non
 # each side of the image.
 PROBE = 256
 PROBES = 4
-# Side in pixels of the windows in which a whole file is measured.
+# Side in pixels of the square of as many pixels as the windows in which a whole file is measured.
 BLOCK = 1024
 
 
@@ -922,12 +922,14 @@ def _segment_size(page: Any) -> tuple[int, int]:
 
 
 def _blocks(page: Any) -> Iterator[Window]:
-    """Windows that cover a page, each of whole tiles or strips, about BLOCK pixels a side."""
-    sides = (page.imagelength, page.imagewidth)
-    steps = [max(1, BLOCK // side) * side for side in _segment_size(page)]
-    for y in range(0, sides[0], steps[0]):
-        for x in range(0, sides[1], steps[1]):
-            yield y, x, min(y + steps[0], sides[0]), min(x + steps[1], sides[1])
+    """Windows that cover a page, each of whole tiles or strips, about BLOCK^2 pixels."""
+    height, width = page.imagelength, page.imagewidth
+    segment_height, segment_width = _segment_size(page)
+    x_step = max(1, BLOCK // segment_width) * segment_width
+    y_step = max(1, BLOCK**2 // x_step // segment_height) * segment_height
+    for y in range(0, height, y_step):
+        for x in range(0, width, x_step):
+            yield y, x, min(y + y_step, height), min(x + x_step, width)
 
 
 def _segments_in(page: Any, window: Window) -> Iterator[int]:

@@ -949,3 +949,11 @@ def test_columns_without_names_and_unknown_ones():
         batch.OnColumns(Recipe(), names="file")({"image": pixels})
     with pytest.raises(ValueError, match="make is a function.*Received: str"):
         batch.OnColumns("model.onnx")
+
+
+def test_columns_of_objects_are_no_bands():
+    """For a network of many bands an array of any type went to the network."""
+    with pytest.raises(ValueError, match="n: an image is .* Received: object of the shape"):
+        batch._pixels(np.zeros((5, 6, 5), object), "n", True)
+    bands = np.zeros((5, 6, 5), np.uint16)
+    assert batch._pixels(bands, "n", True) is bands

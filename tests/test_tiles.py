@@ -966,3 +966,17 @@ def test_evaluations_in_tiles_that_can_be_none(settings, options, text):
         setattr(model.config, name, value)
     with pytest.raises(ValueError, match=text):
         evaluate.evaluate(model, Scenes([scene((60, 80), 2, 10)]), progress=False, **options)
+
+
+def test_the_range_of_wide_strips_is_measured_in_little_memory(tmp_path):
+    """Windows were 1024 rows of whatever width."""
+    values = np.zeros((1100, 20000), np.uint16)
+    values[700, 15000] = 5000
+    tifffile.imwrite(tmp_path / "wide.tif", values, rowsperstrip=1)
+    with tiles.TiffImage(tmp_path / "wide.tif") as image:
+        tracemalloc.start()
+        image.measure()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert image.limits == (0, 16383)
+    assert peak < 0.3 * values.nbytes
