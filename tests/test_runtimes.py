@@ -780,7 +780,7 @@ def test_calibrated_files(tmp_path, capsys):
             of_sides = (moved * np.stack([widths, heights, widths, heights], axis=-1)).sum(-1)
             common = (result["masks"][..., order] & exact["masks"]).sum((0, 1))
             union = (result["masks"][..., order] | exact["masks"]).sum((0, 1))
-            assert np.all(common + of_sides >= 0.95 * union)
+            assert np.all((common >= 0.9 * union) | (common >= 0.98 * (union - of_sides)))
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["model.bin", "model.onnx", "model.xml"]
     assert cli.main(["inspect", str(folder / "model.onnx")]) == 0
